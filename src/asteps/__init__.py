@@ -1,0 +1,1 @@
+"""Named steps that survive anything: an asyncio-native orchestration library."""
