@@ -64,11 +64,9 @@ class Retry(msgspec.Struct, frozen=True, kw_only=True):
     factor: float = 2.0
     max_delay: Duration = 60.0
     jitter: float = 0.1
-    on: (
-        type[BaseException]
-        | tuple[type[BaseException], ...]
-        | Callable[[BaseException], bool]
-    ) = Exception
+    on: type[BaseException] | tuple[type[BaseException], ...] | Callable[[BaseException], bool] = (
+        Exception
+    )
 
     def __post_init__(self) -> None:
         if isinstance(self.attempts, bool) or not isinstance(self.attempts, int):
@@ -77,9 +75,9 @@ class Retry(msgspec.Struct, frozen=True, kw_only=True):
             raise UsageError(f"Retry(attempts={self.attempts}): at least 1 is needed")
         duration(self.delay, "Retry(delay=…)", zero=True)
         duration(self.max_delay, "Retry(max_delay=…)", zero=True)
-        if not (math.isfinite(self.factor) and self.factor >= 1):
+        if not (_is_number(self.factor) and math.isfinite(self.factor) and self.factor >= 1):
             raise UsageError(f"Retry(factor={self.factor!r}): a number from 1 is needed")
-        if not 0 <= self.jitter <= 1:
+        if not (_is_number(self.jitter) and 0 <= self.jitter <= 1):
             raise UsageError(f"Retry(jitter={self.jitter!r}): a share from 0 to 1 is needed")
         kinds = self.on if isinstance(self.on, tuple) else (self.on,)
         if not all(
@@ -96,6 +94,8 @@ class Retry(msgspec.Struct, frozen=True, kw_only=True):
         """
         first = duration(self.delay, "delay", zero=True)
         longest = duration(self.max_delay, "max_delay", zero=True)
+        if not first:
+            return 0.0
         try:
             plain = min(longest, first * self.factor ** (attempt - 1))
         except OverflowError:
@@ -111,3 +111,7 @@ class Retry(msgspec.Struct, frozen=True, kw_only=True):
             return True
         kinds = on if isinstance(on, tuple) else (on,)
         return isinstance(error, StepError) and any(error.is_a(kind) for kind in kinds)
+
+
+def _is_number(value: object) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool)

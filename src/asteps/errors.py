@@ -22,8 +22,8 @@ Messages are built from typed attributes, so every error survives ``pickle`` and
 
 from __future__ import annotations
 
-from datetime import datetime  # noqa: TC003 - msgspec resolves it at run time
-from typing import Literal
+from datetime import datetime
+from typing import Literal, TypeAlias
 
 import msgspec
 
@@ -46,6 +46,9 @@ __all__ = [
 ]
 
 _FOREIGN_TEXT = 256  # characters of text from outside that a message repeats
+
+
+FailureKind: TypeAlias = Literal["raised", "timeout", "interrupted", "crashed", "too large"]
 
 
 def _cut(text: str) -> str:
@@ -76,7 +79,7 @@ class Failure(
     message: str
     types: tuple[str, ...] = ()
     traceback: str = ""
-    kind: Literal["raised", "timeout", "interrupted", "crashed", "too large"] = "raised"
+    kind: FailureKind = "raised"
     final: bool = False
     causes: tuple[str, ...] = ()
 
@@ -97,9 +100,7 @@ class StepError(AstepsError):
         errors: The failures of the children that caused this one.
     """
 
-    def __init__(
-        self, path: str, failure: Failure, errors: tuple[StepError, ...] = (), /
-    ) -> None:
+    def __init__(self, path: str, failure: Failure, errors: tuple[StepError, ...] = (), /) -> None:
         super().__init__(path, failure, errors)
         self.path = path
         self.failure = failure
