@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Coroutine
 from contextlib import AbstractContextManager
-from typing import Protocol
+from typing import Any, Protocol, runtime_checkable
 
 import anyio
 
 __all__ = ["Clock", "SystemClock"]
 
 
+@runtime_checkable
 class Clock(Protocol):
     """Time as an input, so that tests can make hours pass in no time.
 
@@ -41,7 +43,7 @@ class Clock(Protocol):
 class SystemClock:
     """The machine's clock and the event loop's timers."""
 
-    now = staticmethod(time.time)
-    monotonic = staticmethod(time.monotonic)
-    sleep = staticmethod(anyio.sleep)
-    move_on_after = staticmethod(anyio.move_on_after)
+    now: staticmethod[[], float] = staticmethod(time.time)
+    monotonic: staticmethod[[], float] = staticmethod(time.monotonic)
+    sleep: staticmethod[[float], Coroutine[Any, Any, None]] = staticmethod(anyio.sleep)
+    move_on_after: staticmethod[[float], anyio.CancelScope] = staticmethod(anyio.move_on_after)

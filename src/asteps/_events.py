@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from datetime import datetime  # noqa: TC003 - msgspec resolves it at run time
+from datetime import datetime
 from typing import TypeAlias
 
 import msgspec
 
-from .errors import Failure  # noqa: TC001 - msgspec resolves it at run time
+from .errors import Failure
 
 __all__ = [
     "Event",

@@ -7,12 +7,12 @@ page: whatever the docstrings promise here, a store that passes it keeps.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Literal, NamedTuple, Protocol, TypeAlias, runtime_checkable
 
 import msgspec
 
-__all__ = ["LeaseStore", "ListStore", "Status", "Store", "StoredRun", "Summary"]
+__all__ = ["LeaseStore", "ListStore", "PromptStore", "Status", "Store", "StoredRun", "Summary"]
 
 Status: TypeAlias = Literal["proceeding", "pending", "done", "failed"]
 
@@ -145,6 +145,42 @@ class Store(Protocol):
 
         Afterwards every other method raises `StoreClosedError`. Whatever this client holds by
         `LeaseStore.acquire` is free for others.
+        """
+        ...
+
+
+@runtime_checkable
+class PromptStore(Protocol):
+    """A store that takes a save without being awaited: one task less to wake for each step."""
+
+    def begin_save(
+        self,
+        id: str,
+        changes: Mapping[str, bytes | None],
+        /,
+        *,
+        expected: str | None,
+        epoch: int,
+        write_id: str,
+        summary: Summary,
+        done: Callable[[str | None, Exception | None], object],
+    ) -> None:
+        """Do what `Store.save` does, later; call ``done`` with what it would return or raise.
+
+        Must not block. `changes` must not be changed afterwards.
+
+        Args:
+            id: See `Store.save`, as for what follows.
+            changes: Likewise.
+            expected: Likewise.
+            epoch: Likewise.
+            write_id: Likewise.
+            summary: Likewise.
+            done: Called once, in the event loop, in no task: with the revision and ``None``, or
+                with ``None`` and the error. Never called once the loop has ended.
+
+        Raises:
+            StoreError: It was not begun, and ``done`` is not going to be called.
         """
         ...
 

@@ -1,0 +1,1 @@
+"""The stores that come with asteps: one module each, imported when used."""
