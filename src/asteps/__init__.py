@@ -1,1 +1,95 @@
 """Named steps that survive anything: an asyncio-native orchestration library."""
+
+from ._clock import Clock, SystemClock
+from ._events import (
+    Event,
+    InfoSaved,
+    Observer,
+    PassEnded,
+    PassStarted,
+    StepDone,
+    StepFailed,
+    StepPending,
+    StepRetrying,
+    StepStarted,
+)
+from ._operators import RunSummary, delete_run, edit_run, list_runs, load_state
+from ._options import Keywords
+from ._outcome import Done, Failed, Outcome, Pending
+from ._pass import pending
+from ._policy import Duration, Retry
+from ._run import open_run, reconcile, run
+from ._state import State
+from ._step import Step
+from ._store import LeaseStore, ListStore, PromptStore, Store, StoredRun, Summary
+from .errors import (
+    AstepsError,
+    BusyError,
+    ConflictError,
+    DuplicateStepError,
+    Failure,
+    MissingDependencyError,
+    RunMismatchError,
+    StateFormatError,
+    StepError,
+    StoreClosedError,
+    StoreError,
+    StoreRefusedError,
+    StoreUnavailableError,
+    UncertainWriteError,
+    UsageError,
+)
+
+__all__ = [
+    "AstepsError",
+    "BusyError",
+    "Clock",
+    "ConflictError",
+    "Done",
+    "DuplicateStepError",
+    "Duration",
+    "Event",
+    "Failed",
+    "Failure",
+    "InfoSaved",
+    "Keywords",
+    "LeaseStore",
+    "ListStore",
+    "MissingDependencyError",
+    "Observer",
+    "Outcome",
+    "PassEnded",
+    "PassStarted",
+    "Pending",
+    "PromptStore",
+    "Retry",
+    "RunMismatchError",
+    "RunSummary",
+    "State",
+    "StateFormatError",
+    "Step",
+    "StepDone",
+    "StepError",
+    "StepFailed",
+    "StepPending",
+    "StepRetrying",
+    "StepStarted",
+    "Store",
+    "StoreClosedError",
+    "StoreError",
+    "StoreRefusedError",
+    "StoreUnavailableError",
+    "StoredRun",
+    "Summary",
+    "SystemClock",
+    "UncertainWriteError",
+    "UsageError",
+    "delete_run",
+    "edit_run",
+    "list_runs",
+    "load_state",
+    "open_run",
+    "pending",
+    "reconcile",
+    "run",
+]

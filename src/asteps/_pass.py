@@ -1,0 +1,353 @@
+"""What the steps of one pass share: its signals, its budget, and what stops it."""
+
+from __future__ import annotations
+
+import contextvars
+import threading
+from collections.abc import Callable
+from contextlib import suppress
+from typing import Any, NoReturn, TypeAlias
+
+import anyio
+
+from ._clock import Clock
+from ._events import Event
+from ._loop import Loop, Wakeup
+from ._payload import Payloads, Spec
+from ._policy import Duration, duration
+from ._saver import Observers, Saver
+from ._state import RunRecord, State, reset_node
+from .errors import AstepsError, UsageError
+
+__all__ = [
+    "Abort",
+    "NotYet",
+    "Over",
+    "Pass",
+    "PassOver",
+    "Signal",
+    "ThreadCall",
+    "Wake",
+    "make_not_yet",
+    "pending",
+    "where",
+]
+
+Wake: TypeAlias = tuple[float, str, str]
+"""When something is due again (seconds since the epoch), its path, and what it waits for."""
+
+
+class Signal(BaseException):
+    """Ends bodies without being an outcome. Private: it leaves no driver."""
+
+
+class NotYet(Signal):
+    """The innermost step is not finished: call it again later."""
+
+    def __init__(self, after: float, why: str) -> None:
+        super().__init__(after, why)
+        self.after = after
+        self.why = why
+
+
+class PassOver(Signal):
+    """Something is pending beyond the pass's budget: the pass ends here."""
+
+
+class Over(PassOver):
+    """The root itself is not finished: how a pass ends for its driver."""
+
+    def __init__(self, wake: Wake) -> None:
+        super().__init__(wake)
+        self.wake = wake
+
+
+class Abort(Signal):
+    """The pass cannot go on: misuse, a lost store, a lost lease. The driver raises ``error``."""
+
+    def __init__(self, error: AstepsError) -> None:
+        super().__init__(error)
+        self.error = error
+
+
+_current: contextvars.ContextVar[Pass | None] = contextvars.ContextVar("asteps_pass", default=None)
+_in_thread: contextvars.ContextVar[object] = contextvars.ContextVar("asteps_thread", default=None)
+
+
+_MAX_WHY = 4_000  # characters
+_ENDED = "this pass has ended: await every step inside the body that owns it"
+
+
+class Pass:
+    """One execution of a root function against the tree.
+
+    Attributes:
+        ready: A plain body may start without asking `prepare`.
+        halted: Why no further body may start: an `Abort`, or that the pass is over.
+        at_large: Signals of `pending` that were raised and not yet caught, with where.
+        scopes: Cancel scopes of steps that run in other tasks than their parent's body, with the
+            execution of that body.
+        vanished: Paths of recorded steps that the code no longer has.
+    """
+
+    ready: bool = False
+    halted: Signal | None = None
+
+    def __init__(
+        self,
+        root: State,
+        record: RunRecord,
+        *,
+        run_id: str | None,
+        epoch: int,
+        clock: Clock,
+        payloads: Payloads,
+        saver: Saver | None,
+        observers: Observers,
+        wait_until: float,
+        begin_until: float | None,
+        max_crashes: int | None,
+    ) -> None:
+        self.root = root
+        self.record = record
+        self.run_id = run_id
+        self.epoch = epoch
+        self.clock = clock
+        self.now: Callable[[], float] = clock.now
+        self.payloads = payloads
+        self.specs: dict[object, Spec] = payloads.specs
+        self.encode: Callable[[object], bytes] = payloads.encode_only
+        self.saver = saver
+        self.observers = observers
+        self.wait_until = wait_until
+        self.begin_until = begin_until
+        self.max_crashes = max_crashes
+        self.idle_before: int = record.idle
+        self.save_starts: bool = saver is not None and (record.idle >= 1 or max_crashes == 1)
+        self.idle: bool = (
+            record.idle > 1
+        )  # what came before this pass was in vain, and still counts
+        self.claimed: bool = False
+        self.over: bool = False  # its driver has left
+        self._counted = False
+        self._empty: anyio.Event | None = None
+        self.at_large: dict[NotYet, object] = {}
+        self.scopes: dict[anyio.CancelScope, object] = {}
+        self.vanished: list[str] = []
+        self.quiet: bool = saver is None  # an outcome is for nobody else
+
+    async def prepare(self) -> None:
+        """Before the first body of the pass: claim the run, durably, and count the pass.
+
+        Raises:
+            Abort: The run could not be claimed.
+        """
+        self.check_open()
+        if self.claimed:
+            return
+        if not self._counted:
+            self._counted = True
+            self.record.idle += 1
+            self.idle = self.record.idle > 1
+            if self.saver is not None:
+                self.saver.touch("", self.root)
+        await self.saved(urgent=True)
+        self.claimed = True
+        if self.halted is not None:  # meanwhile
+            raise self.halted
+        self.ready = not (self.begin_until is not None or self.save_starts or self.observers)
+
+    def may_begin(self) -> bool:
+        """Whether there is time for another body in this pass."""
+        return self.begin_until is None or self.now() < self.begin_until
+
+    def progress(self) -> None:
+        """A step came to something: the pass was not in vain."""
+        if self.idle:
+            self.idle = False
+            self._count_idle(1)  # this pass, should it die now
+
+    def orderly(self) -> None:
+        """The pass ends as passes should."""
+        if self.claimed and self.record.idle:
+            self._count_idle(0)
+
+    def disregard(self) -> None:
+        """The pass ends in misuse, which is nobody's crash."""
+        if self.claimed:
+            self._count_idle(self.idle_before)
+
+    def _count_idle(self, passes: int) -> None:
+        self.record.idle = passes
+        if self.saver is not None:
+            self.saver.touch("", self.root)
+
+    async def saved(self, *, urgent: bool = False) -> None:
+        """Return when what was touched so far is in the store.
+
+        Raises:
+            Abort: It could not be saved; nothing of this pass is recorded from here on.
+        """
+        if self.saver is not None:
+            if (saved := self.saver.join(urgent=urgent)) is not None:
+                await saved
+            self.check_saver()
+
+    def check_saver(self) -> None:
+        """Raise what made the saver give up, if it did.
+
+        Raises:
+            Abort: Nothing of this pass is recorded from here on.
+        """
+        if self.saver is not None and self.saver.error is not None:
+            raise self.abort(self.saver.error)
+
+    def reset(self, node: State, path: str) -> None:
+        """Forget a step and what is below it, in the store too."""
+        if self.saver is not None:
+            for below, _ in node.walk():
+                if below:
+                    self.saver.touch(f"{path}/{below}", None)
+            self.saver.touch(path, node)
+        reset_node(node)
+
+    def emit(self, event: Event) -> None:
+        """Tell the observers, after the save that holds what the event says."""
+        if self.saver is not None:
+            self.saver.events.append(event)
+        else:
+            self.observers.tell(event)
+
+    def abort(self, error: AstepsError) -> Abort:
+        """Make the pass end with this error, unless another came first; raise what it returns."""
+        if not isinstance(self.halted, Abort):
+            self.halted = Abort(error)
+            self.ready = False
+        return self.halted
+
+    def left(self, scope: anyio.CancelScope) -> None:
+        """A step that another task ran is over."""
+        del self.scopes[scope]
+        if not self.scopes and self._empty is not None:
+            self._empty.set()
+
+    async def drained(self) -> None:
+        """Return when no other task runs a step of this pass any more; call `close` first."""
+        if self.scopes:
+            with anyio.CancelScope(shield=True):
+                while self.scopes:
+                    self._empty = anyio.Event()
+                    await self._empty.wait()
+
+    def check_open(self) -> None:
+        """Raise what stopped the pass, if anything did."""
+        if self.over:
+            raise UsageError(_ENDED)
+        if self.halted is not None:
+            raise self.halted
+
+    def close(self) -> None:
+        """The driver leaves the pass: nothing of it may start any more."""
+        if self.halted is None:
+            self.halted = Abort(UsageError(_ENDED))
+        self.ready = False
+        for scope in self.scopes:
+            scope.cancel()
+
+
+def pending(after: Duration, why: str = "") -> NoReturn:
+    """Say that the innermost running step is not finished: call it again later.
+
+    In a service the wait happens in place; in a reconciler it ends the pass. It uses up no
+    attempt. The step is then called again with the same arguments.
+
+    Args:
+        after: Seconds (or a ``timedelta``) until the step is called again; finite, above 0.
+        why: What it waits for, for people.
+
+    Raises:
+        UsageError: It was called outside a step, or ``after`` is out of range.
+    """
+    current = _current.get()
+    if current is None:
+        raise UsageError(
+            "asteps.pending() was called outside a step: there is nothing to call again"
+        )
+    signal = make_not_yet(current, after, why)
+    current.at_large[signal] = _in_thread.get() or where()
+    raise signal
+
+
+def where() -> object:
+    """What tells tasks apart; in a thread of the user's own, nothing does."""
+    try:
+        return anyio.get_current_task().id
+    except RuntimeError:
+        return None
+
+
+def make_not_yet(current: Pass, after: Duration, why: str) -> NotYet:
+    """The signal that `pending` raises; misuse of its arguments aborts the pass."""
+    try:
+        text = str(why)[:_MAX_WHY].encode("utf-8", "backslashreplace").decode()
+        return NotYet(duration(after, "pending(after=…)"), text)
+    except UsageError as exc:
+        raise current.abort(exc) from None
+
+
+def enter_pass(current: Pass) -> contextvars.Token[Pass | None]:
+    """Let `pending` find the pass, in this task and those that it starts."""
+    return _current.set(current)
+
+
+def leave_pass(token: contextvars.Token[Pass | None]) -> None:
+    """Undo `enter_pass`."""
+    _current.reset(token)
+
+
+class ThreadCall:
+    """A plain function's call in a worker thread.
+
+    Attributes:
+        ended: The function has returned or raised.
+        returned: It has returned ``value``.
+        waiting: What to set in the event loop when it ends.
+    """
+
+    def __init__(
+        self, fn: Callable[..., Any], args: tuple[Any, ...], mark: object, loop: Loop
+    ) -> None:
+        self._fn = fn
+        self._args = args
+        self._mark = mark
+        self._loop = loop
+        self._lock = threading.Lock()
+        self._begun = False
+        self.ended = False
+        self.returned = False
+        self.value: Any = None
+        self.waiting: Wakeup | None = None
+
+    def run(self) -> None:
+        """Call it, in the thread; `pending` knows whose it is."""
+        with self._lock:
+            if self.ended:
+                return
+            self._begun = True
+        _in_thread.set(self._mark)
+        try:
+            self.value = self._fn(*self._args)
+            self.returned = True
+        finally:
+            with suppress(RuntimeError):  # the loop has ended, and nobody waits
+                self._loop.call_soon_threadsafe(self._end)
+
+    def withdraw(self) -> None:
+        """Do not call it any more, if it has not been called yet."""
+        with self._lock:
+            self.ended = self.ended or not self._begun
+
+    def _end(self) -> None:
+        self.ended = True
+        if self.waiting is not None and not self.waiting.done():
+            self.waiting.set_result(None)
