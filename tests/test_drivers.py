@@ -2023,3 +2023,28 @@ async def test_a_step_that_is_stopped_in_a_pass_with_progress_has_not_crashed() 
             await run(root, store=store, id="r", max_crashes=2)
     held = False
     assert await run(root, store=store, id="r", max_crashes=2) == "both"
+
+
+async def test_a_pass_that_finds_all_waiting_mends_the_summary() -> None:
+    """Where the pass before died, the next one says that the run is pending, and says it once."""
+    store = MemoryStore()
+    clock = FakeClock()
+
+    async def wait(s: Step) -> None:
+        s.pending(after=1_000)
+
+    async def root(s: Step) -> None:
+        await s.do("wait", wait)
+
+    faulty = FaultyStore(store.client(), {2: "crash after"})
+    with suppress(Crash):
+        await run(root, store=faulty, id="r", clock=clock)
+    (before,) = await asteps.list_runs(store)
+    assert before.status == "proceeding"
+    counted = FaultyStore(store)
+    for _ in range(2):
+        outcome = await reconcile(root, store=counted, id="r", clock=clock)
+        assert isinstance(outcome, Pending)
+    (after,) = await asteps.list_runs(store)
+    assert (after.status, after.owner, counted.saves) == ("pending", None, 1)
+    assert after.wake_at is not None

@@ -90,6 +90,7 @@ class Saver:
         self._wanted = False  # somebody wants a save, be it without waiting for it
         self._idle: Wakeup | None = None  # the saver waits for something to do
         self._closing = False
+        self._owed = False
         self._last = False  # one more save is owed, if only to say that nobody holds the run
         self._scope = anyio.CancelScope(shield=True)
         self._ended = self._loop.wakeup()
@@ -134,6 +135,10 @@ class Saver:
             self._wake()
         return saved
 
+    def owe(self) -> None:
+        """What the store's summary says is not so any more: make a last save in any case."""
+        self._owed = True
+
     def kick(self) -> None:
         """Begin to save what was touched, without waiting for it."""
         if not self._relaxed and (self._touched or self._encoded):
@@ -154,7 +159,7 @@ class Saver:
         Args:
             within: Seconds that this may take; ``None`` for as long as the store needs.
         """
-        if not self._closing and self._count:
+        if not self._closing and (self._count or self._owed):
             self._last = True
         self._closing = True
         self._wanted = True

@@ -43,6 +43,7 @@ class Session:
         self._owner = owner
         self._wake: float | None = None
         self._releasing = False
+        self._stored_status = None if stored is None else stored.summary.status
         self._ending = False
         self.began = False
         self.current: Pass | None = None
@@ -192,6 +193,8 @@ class Session:
         outcome: Outcome[Any]
         if wake is not None:
             self._wake = max(wake[0], now)
+            if self.saver is not None and self._stored_status != "pending":
+                self.saver.owe()  # a pass may find all waiting where the one before had died
             after = max(wake[0] - now, _SOON)
             outcome = Pending(after, wake[1], wake[2], self.root, vanished)
         elif error is not None:
