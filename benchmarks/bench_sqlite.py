@@ -94,7 +94,8 @@ def measure(report: Report) -> None:
     rate("S4", "200x10, against the floor", rates("asteps", "floor", "200x10"), 0.65, 0.5)
     rate("S5", "fan-out, against the floor", rates("asteps", "floor", "fan-out"), 0.65, 0.5)
     for work, aim, must in (("seq", 1.015, 1.02), ("200x10", 0.007, 0.01), ("fan-out", 0.03, 0.05)):
-        report.add("S6", f"syncs per step, {work}", syncs("asteps", work), aim, must, "count")
+        # Timing may split one transaction in two: asserted with the tolerance of a ratio.
+        report.add("S6", f"syncs per step, {work}", syncs("asteps", work), aim, must, "ratio")
         report.facts[f"syncs per step of the floor, {work}"] = syncs("floor", work)
     report.facts["syncs counted by"] = "strace" if strace_works() else "SQLite's trace of commits"
     for work in ("seq", "200x10"):
