@@ -18,7 +18,7 @@ from ._outcome import Done, Failed, Outcome, Pending
 from ._pass import Abort, Over, Pass, PassOver, Wake, enter_pass, leave_pass
 from ._payload import Spec
 from ._saver import Observers, Saver
-from ._state import END, FORMAT, RunRecord, State, instant, reopen, seconds, settle
+from ._state import END, FORMAT, RunRecord, State, moment, reopen, seconds, settle
 from ._step import Step
 from ._store import LeaseStore, Status, StoredRun, Summary
 from ._work import Work
@@ -180,7 +180,7 @@ class Session:
             max_crashes=o.max_crashes,
         )
         if self.observers:
-            self.current.emit(PassStarted(run_id=o.id, path="", at=_at(now), epoch=self.epoch))
+            self.current.emit(PassStarted(run_id=o.id, path="", at=moment(now), epoch=self.epoch))
         return self.current
 
     def end_pass(
@@ -203,7 +203,7 @@ class Session:
             outcome = Done(value, self.root, vanished)
         if self.observers:
             status = type(outcome).__name__.lower()
-            current.emit(PassEnded(run_id=self.options.id, path="", at=_at(now), status=status))
+            current.emit(PassEnded(run_id=self.options.id, path="", at=moment(now), status=status))
         return outcome
 
     async def close_pass(self, current: Pass) -> None:
@@ -324,10 +324,6 @@ def _only(group: BaseExceptionGroup[BaseException]) -> BaseException:
     while isinstance(exc, BaseExceptionGroup) and len(exc.exceptions) == 1:
         exc = exc.exceptions[0]
     return exc
-
-
-def _at(now: float) -> Any:
-    return instant(now)
 
 
 def changed_records(before: dict[str, bytes], root: State) -> dict[str, bytes | None]:

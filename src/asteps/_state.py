@@ -38,6 +38,7 @@ __all__ = [
     "finish",
     "instant",
     "interrupt",
+    "moment",
     "pend",
     "recover_causes",
     "refuse_format",
@@ -446,9 +447,14 @@ _decode = msgspec.json.Decoder(State).decode
 # --- times ----------------------------------------------------------------------------------------
 
 
+def moment(value: float) -> datetime:
+    """Seconds since the epoch as a datetime."""
+    return datetime.fromtimestamp(value, UTC)
+
+
 def instant(value: Instant) -> datetime | None:
     """A node's time as a datetime."""
-    return datetime.fromtimestamp(value, UTC) if isinstance(value, float) else value
+    return moment(value) if isinstance(value, float) else value
 
 
 def seconds(value: Instant) -> float | None:
@@ -464,9 +470,9 @@ def settle_node(node: State) -> State:
     if isinstance(node.result, bytes):
         node.result = Raw(node.result)
     if isinstance(node._started, float):
-        node._started = datetime.fromtimestamp(node._started, UTC)
+        node._started = moment(node._started)
     if isinstance(node._done, float):
-        node._done = datetime.fromtimestamp(node._done, UTC)
+        node._done = moment(node._done)
     if (own := node.detail) is not None:
         own.wake_at = instant(own.wake_at)
         own.first_at = instant(own.first_at)

@@ -30,7 +30,7 @@ from ._pass import Abort, Pass, Signal, Wake, make_not_yet
 from ._paths import MAX_DEPTH, check_name, join
 from ._payload import SMALL, UNSET, Spec, function_name
 from ._policy import Duration, Retry
-from ._state import ABSENT, END, State, detail, instant
+from ._state import ABSENT, END, State, detail, moment
 from ._work import NOT_RUNNING, OWN, Running, Work, as_coroutine, check_at_large, swallowed
 from .errors import DuplicateStepError, Failure, StepError, UsageError, type_name
 
@@ -217,7 +217,9 @@ class Step:
         """
         self.info = info
         if self._run.observers:
-            self._run.emit(InfoSaved(run_id=self.run_id, path=self.path, at=self._instant()))
+            self._run.emit(
+                InfoSaved(run_id=self.run_id, path=self.path, at=moment(self._run.now()))
+            )
         await self._run.saved(urgent=True)
 
     # -- not yet, never --
@@ -691,9 +693,6 @@ class Step:
         else:
             saver.touch(f"{path}/{name}" if path else name, node)
         return saver.join(alone=True)
-
-    def _instant(self, at: float | None = None) -> Any:
-        return instant(self._run.now() if at is None else at)
 
     async def _leave(self) -> None:
         """The body returned: was it right to?

@@ -26,8 +26,8 @@ from ._state import (
     detail,
     fail,
     finish,
-    instant,
     interrupt,
+    moment,
     pend,
     recover_causes,
     restart,
@@ -289,7 +289,7 @@ class Work:
                 StepStarted(
                     run_id=run.run_id,
                     path=self._path,
-                    at=self._at(now),
+                    at=moment(now),
                     attempt=node.attempt,
                     interruptions=node.interruptions,
                 )
@@ -461,8 +461,8 @@ class Work:
                     StepPending(
                         run_id=run.run_id,
                         path=self._path,
-                        at=self._at(now),
-                        wake_at=self._at(wake_at),
+                        at=moment(now),
+                        wake_at=moment(wake_at),
                         why=exc.why,
                     )
                 )
@@ -496,10 +496,10 @@ class Work:
                 StepRetrying(
                     run_id=run.run_id,
                     path=self._path,
-                    at=self._at(now),
+                    at=moment(now),
                     attempt=attempt,
                     failure=failure,
-                    wake_at=self._at(wake_at),
+                    wake_at=moment(wake_at),
                 )
             )
         return (wake_at, self._path, failure.message)
@@ -519,7 +519,7 @@ class Work:
                 StepFailed(
                     run_id=run.run_id,
                     path=self._path,
-                    at=self._at(now),
+                    at=moment(now),
                     attempt=node.attempt,
                     failure=failure,
                 )
@@ -538,7 +538,7 @@ class Work:
         run.progress()
         self._touch()
         if run.observers:
-            run.emit(StepDone(run_id=run.run_id, path=self._path, at=self._at(now)))
+            run.emit(StepDone(run_id=run.run_id, path=self._path, at=moment(now)))
 
     async def _saved(self) -> None:
         """Wait for the save of an outcome; the root's is part of the driver's last one."""
@@ -675,9 +675,6 @@ class Work:
     def _touch_below(self, path: str) -> None:
         if self._run.saver is not None:
             self._run.saver.touch(path, self._run.root.get(path))
-
-    def _at(self, now: float) -> Any:
-        return instant(now)
 
     def _abort(self, error: AstepsError) -> Abort:
         signal = self._run.abort(error)
