@@ -13,6 +13,7 @@ from ._events import (
     StepRetrying,
     StepStarted,
 )
+from ._group import Child
 from ._operators import RunSummary, delete_run, edit_run, list_runs, load_state
 from ._options import Keywords
 from ._outcome import Done, Failed, Outcome, Pending
@@ -20,7 +21,7 @@ from ._pass import pending
 from ._policy import Duration, Retry
 from ._run import open_run, reconcile, run
 from ._state import State
-from ._step import Step
+from ._step import Group, Step
 from ._store import LeaseStore, ListStore, PromptStore, Store, StoredRun, Summary
 from .errors import (
     AstepsError,
@@ -43,6 +44,7 @@ from .errors import (
 __all__ = [
     "AstepsError",
     "BusyError",
+    "Child",
     "Clock",
     "ConflictError",
     "Done",
@@ -51,6 +53,7 @@ __all__ = [
     "Event",
     "Failed",
     "Failure",
+    "Group",
     "InfoSaved",
     "Keywords",
     "LeaseStore",

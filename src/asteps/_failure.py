@@ -25,12 +25,10 @@ def describe(
     """What is recorded when this exception leaves the body of the step at ``path``."""
     message = _say(exc)
     if isinstance(exc, StepError):
-        if exc.path == path:  # s.fail() of this very step
-            message = exc.failure.message
-        else:
-            message = f"{split(exc.path)[-1] if exc.path else ''}: {exc.failure.message}"
+        # s.fail() of this very step says it all
+        message = exc.failure.message if exc.path == path else _part(exc)
     elif isinstance(exc, BaseExceptionGroup):
-        message = "; ".join([message, *(_say(e) for e in exc.exceptions[:10])])
+        message = "; ".join([str(exc.message), *(_part(e) for e in exc.exceptions[:10])])
     return Failure(
         message=_clean(message, _MAX_MESSAGE),
         types=tuple(type_name(c) for c in type(exc).__mro__ if c is not object),
@@ -47,6 +45,13 @@ def _say(exc: BaseException) -> str:
     except Exception:  # a broken __str__ must not hide the failure
         text = ""
     return text or type(exc).__name__
+
+
+def _part(exc: BaseException) -> str:
+    """What one of several causes says, in the words of its parent."""
+    if isinstance(exc, StepError):
+        return f"{split(exc.path)[-1] if exc.path else 'a run'}: {exc.failure.message}"
+    return _say(exc)
 
 
 def _clean(text: str, limit: int) -> str:
@@ -86,39 +91,45 @@ def reached(exc: BaseException, code: object) -> bool:
 def find_causes(exc: BaseException, path: str) -> dict[str, None]:
     """Names of the children of this step whose failures an exception carries, in order."""
     parts = split(path)
-    paths = [split(error.path) for error in _step_errors(exc, path)]
+    paths = [split(error.path) for error, _ in _step_errors(exc, path)]
     return {p[len(parts)]: None for p in paths if len(p) > len(parts) and p[: len(parts)] == parts}
 
 
 def is_final(exc: BaseException, path: str) -> bool:
-    """Whether no step may try again after this, because one said so for good."""
+    """Whether no step may try again after this, because one said so for good.
+
+    What a sibling came to, whose failure was being handled when this was raised, is its own affair.
+    """
+    parts = split(path)
     return any(
-        e.failure.final or any(is_final(below, e.path) for below in e.errors)
-        for e in _step_errors(exc, path)
+        error.failure.final or any(is_final(below, error.path) for below in error.errors)
+        for error, meant in _step_errors(exc, path)
+        if meant or split(error.path)[: len(parts)] == parts
     )
 
 
-def _step_errors(exc: BaseException, path: str) -> Iterator[StepError]:
-    """The `StepError`s that an exception carries.
+def _step_errors(exc: BaseException, path: str) -> Iterator[tuple[StepError, bool]]:
+    """The `StepError`s that an exception carries, and whether it was raised from them on purpose.
 
     Looks into groups and along ``__cause__`` and ``__context__`` (also where ``from None`` hides
     it: recovering only the parent would be futile), but not behind a child's `StepError`: what that
     child's handler had dealt with before is history.
     """
-    stack: list[BaseException | None] = [exc]
+    stack: list[tuple[BaseException | None, bool]] = [(exc, True)]
     seen: set[int] = set()
     while stack and len(seen) < _MAX_LINKS:
-        current = stack.pop()
+        current, meant = stack.pop()
         if current is None or id(current) in seen:
             continue
         seen.add(id(current))
         if isinstance(current, StepError):
-            yield current
+            yield current, meant
             if current.path != path:  # not s.fail() of this very step
                 continue
         if isinstance(current, BaseExceptionGroup):
-            stack.extend(reversed(current.exceptions))
-        stack.append(current.__cause__ or current.__context__)
+            stack.extend((each, meant) for each in reversed(current.exceptions))
+        cause = current.__cause__
+        stack.append((current.__context__, False) if cause is None else (cause, meant))
 
 
 def error_of(node: State, path: str) -> StepError:

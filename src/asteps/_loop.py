@@ -13,7 +13,14 @@ from typing import Any, Protocol
 import anyio
 from anyio.lowlevel import current_token
 
-__all__ = ["Loop", "Wakeup", "current_loop", "is_cancellation"]
+__all__ = [
+    "Loop",
+    "Wakeup",
+    "current_loop",
+    "is_cancellation",
+    "know_cancellation",
+    "watch_this_task",
+]
 
 
 class Wakeup(Protocol):
@@ -115,11 +122,37 @@ def is_cancellation(exc: BaseException) -> bool:
 
     On asyncio a body that awaits a cancelled task or future gets ``CancelledError`` too, although
     nobody asked it to stop: that is a failure of the body like any other. ``Task.cancelling``
-    tells them apart, for native cancellation and for anyio's scopes, which cancel through it.
+    tells them apart, for native cancellation and for anyio's scopes, which cancel through it. But
+    it counts down again where anyio's task groups are nested; so an exception that was found to be
+    a cancellation is one for good.
     """
     if not isinstance(exc, anyio.get_cancelled_exc_class()):
         return False
     if not isinstance(exc, asyncio.CancelledError):
         return True
     task = asyncio.current_task()
-    return task is None or task.cancelling() > 0
+    found = task is None or task.cancelling() > 0 or _KNOWN in vars(exc)
+    if found:
+        know_cancellation(exc)
+    return found
+
+
+def watch_this_task() -> Callable[[], bool]:
+    """Tells, at any time and from any task, whether the task that runs now is being cancelled.
+
+    On trio always not: there the exception itself tells.
+    """
+    try:
+        task = asyncio.current_task()
+    except RuntimeError:
+        task = None
+    return (lambda: False) if task is None else (lambda: task.cancelling() > 0)
+
+
+def know_cancellation(exc: BaseException) -> None:
+    """Have `is_cancellation` find this exception to be one from now on, if it is of that type."""
+    if isinstance(exc, asyncio.CancelledError):
+        vars(exc)[_KNOWN] = True
+
+
+_KNOWN = "asteps knows that this is a cancellation"

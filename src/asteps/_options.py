@@ -95,9 +95,28 @@ class Keywords(TypedDict, total=False):
 def make_options(
     fn: Callable[..., Any] | None,
     args: tuple[Any, ...],
+    keywords: Keywords,
     *,
     same_arguments: bool,
     inline: bool = False,
+) -> Options:
+    """Check a driver's keywords; an inline run has no function.
+
+    Raises:
+        UsageError: There is no such keyword, one is wrong, or they do not go together.
+    """
+    if odd := sorted(set(keywords) - set(Keywords.__annotations__)):
+        known = ", ".join(sorted(Keywords.__annotations__))
+        raise UsageError(f"there is no keyword {', '.join(odd)}: there are {known}")
+    return _check(fn, args, same_arguments=same_arguments, inline=inline, **keywords)
+
+
+def _check(
+    fn: Callable[..., Any] | None,
+    args: tuple[Any, ...],
+    *,
+    same_arguments: bool,
+    inline: bool,
     store: Store | None = None,
     id: str | None = None,
     state: State | None = None,
@@ -116,11 +135,6 @@ def make_options(
     enc_hook: EncHook | None = None,
     dec_hook: DecHook | None = None,
 ) -> Options:
-    """Check a driver's keywords; an inline run has no function.
-
-    Raises:
-        UsageError: One is wrong, or they do not go together.
-    """
     if (store is None) != (id is None):
         raise UsageError(
             "store= and id= go together: the store keeps the run under its id"
@@ -197,7 +211,7 @@ def check_id(id: object) -> str:
             surrogates.
     """
     if not isinstance(id, str) or not 0 < len(id) <= MAX_ID:
-        raise UsageError(f"id= is a str of 1 to {MAX_ID} characters, not {str(id)[:100]!r}")
+        raise UsageError(f"id= is a str of 1 to {MAX_ID} characters, not {id!r:.100}")
     if any(map(is_control, id)):
         raise UsageError(f"id={id!r} holds control characters or surrogates")
     return id

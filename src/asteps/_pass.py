@@ -3,16 +3,14 @@
 from __future__ import annotations
 
 import contextvars
-import threading
 from collections.abc import Callable
-from contextlib import suppress
-from typing import Any, NoReturn, TypeAlias
+from typing import NoReturn, TypeAlias
 
 import anyio
 
 from ._clock import Clock
 from ._events import Event
-from ._loop import Loop, Wakeup
+from ._loop import Loop, current_loop, watch_this_task
 from ._payload import Payloads, Spec
 from ._policy import Duration, duration
 from ._saver import Observers, Saver
@@ -26,10 +24,10 @@ __all__ = [
     "Pass",
     "PassOver",
     "Signal",
-    "ThreadCall",
     "Wake",
     "make_not_yet",
     "pending",
+    "raised_in",
     "where",
 ]
 
@@ -69,9 +67,16 @@ class Abort(Signal):
         super().__init__(error)
         self.error = error
 
+    def unwrapped(self) -> AstepsError:
+        """The error, to be raised by the driver; its traceback shows where in the bodies it was."""
+        if self.error.__traceback__ is None:
+            self.error.__traceback__ = self.__traceback__
+        return self.error
+
 
 _current: contextvars.ContextVar[Pass | None] = contextvars.ContextVar("asteps_pass", default=None)
-_in_thread: contextvars.ContextVar[object] = contextvars.ContextVar("asteps_thread", default=None)
+raised_in: contextvars.ContextVar[object] = contextvars.ContextVar("asteps_thread", default=None)
+"""What a signal of `pending` is known by that a function in a worker thread raises."""
 
 
 _MAX_WHY = 4_000  # characters
@@ -135,6 +140,8 @@ class Pass:
         self.scopes: dict[anyio.CancelScope, object] = {}
         self.vanished: list[str] = []
         self.quiet: bool = saver is None  # an outcome is for nobody else
+        self.loop: Loop = current_loop()
+        self.driver_is_cancelled: Callable[[], bool] = watch_this_task()
 
     async def prepare(self) -> None:
         """Before the first body of the pass: claim the run, durably, and count the pass.
@@ -155,6 +162,9 @@ class Pass:
         self.claimed = True
         if self.halted is not None:  # meanwhile
             raise self.halted
+        self._get_ready()
+
+    def _get_ready(self) -> None:
         self.ready = not (self.begin_until is not None or self.save_starts or self.observers)
 
     def may_begin(self) -> bool:
@@ -166,6 +176,10 @@ class Pass:
         if self.idle:
             self.idle = False
             self._count_idle(1)  # this pass, should it die now
+        if self.save_starts and self.max_crashes != 1:  # whom they would have named has not crashed
+            self.save_starts = False
+            if self.claimed and self.halted is None:
+                self._get_ready()
 
     def orderly(self) -> None:
         """The pass ends as passes should."""
@@ -274,7 +288,7 @@ def pending(after: Duration, why: str = "") -> NoReturn:
             "asteps.pending() was called outside a step: there is nothing to call again"
         )
     signal = make_not_yet(current, after, why)
-    current.at_large[signal] = _in_thread.get() or where()
+    current.at_large[signal] = raised_in.get() or where()
     raise signal
 
 
@@ -303,51 +317,3 @@ def enter_pass(current: Pass) -> contextvars.Token[Pass | None]:
 def leave_pass(token: contextvars.Token[Pass | None]) -> None:
     """Undo `enter_pass`."""
     _current.reset(token)
-
-
-class ThreadCall:
-    """A plain function's call in a worker thread.
-
-    Attributes:
-        ended: The function has returned or raised.
-        returned: It has returned ``value``.
-        waiting: What to set in the event loop when it ends.
-    """
-
-    def __init__(
-        self, fn: Callable[..., Any], args: tuple[Any, ...], mark: object, loop: Loop
-    ) -> None:
-        self._fn = fn
-        self._args = args
-        self._mark = mark
-        self._loop = loop
-        self._lock = threading.Lock()
-        self._begun = False
-        self.ended = False
-        self.returned = False
-        self.value: Any = None
-        self.waiting: Wakeup | None = None
-
-    def run(self) -> None:
-        """Call it, in the thread; `pending` knows whose it is."""
-        with self._lock:
-            if self.ended:
-                return
-            self._begun = True
-        _in_thread.set(self._mark)
-        try:
-            self.value = self._fn(*self._args)
-            self.returned = True
-        finally:
-            with suppress(RuntimeError):  # the loop has ended, and nobody waits
-                self._loop.call_soon_threadsafe(self._end)
-
-    def withdraw(self) -> None:
-        """Do not call it any more, if it has not been called yet."""
-        with self._lock:
-            self.ended = self.ended or not self._begun
-
-    def _end(self) -> None:
-        self.ended = True
-        if self.waiting is not None and not self.waiting.done():
-            self.waiting.set_result(None)

@@ -5,18 +5,18 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from datetime import timedelta
-from typing import TypeAlias
+from typing import TypeAlias, TypedDict
 
 import msgspec
 
 from .errors import StepError, UsageError
 
-__all__ = ["Duration", "Retry", "duration"]
+__all__ = ["LONGEST", "Duration", "PollOptions", "Retry", "StepOptions", "duration"]
 
 Duration: TypeAlias = float | timedelta
 """Seconds, or a ``timedelta``."""
 
-_LONGEST = 366 * 86_400.0  # a year: beyond it a number of seconds is a mistake
+LONGEST = 366 * 86_400.0  # a year: beyond it a number of seconds is a mistake
 
 
 def duration(value: Duration, what: str, *, zero: bool = False) -> float:
@@ -34,7 +34,7 @@ def duration(value: Duration, what: str, *, zero: bool = False) -> float:
     if isinstance(seconds, bool) or not isinstance(seconds, int | float):
         raise UsageError(f"{what} is seconds or a timedelta, not {type(value).__name__}")
     least_ok = seconds >= 0 if zero else seconds > 0
-    if not (least_ok and seconds <= _LONGEST):  # also refuses NaN
+    if not (least_ok and seconds <= LONGEST):  # also refuses NaN
         least = "from 0" if zero else "above 0"
         raise UsageError(f"{what} is {value!r}; it must be {least} and at most a year of seconds")
     return float(seconds)
@@ -111,6 +111,35 @@ class Retry(msgspec.Struct, frozen=True, kw_only=True):
             return True
         kinds = on if isinstance(on, tuple) else (on,)
         return isinstance(error, StepError) and any(error.is_a(kind) for kind in kinds)
+
+
+class PollOptions(TypedDict, total=False):
+    """The keywords of `Step.poll`, with the meaning that they have in `StepOptions`."""
+
+    retry: Retry | None
+    timeout: Duration | None
+    inputs: object
+
+
+class StepOptions(TypedDict, total=False):
+    """The keywords of `Step.do` and `Step.call`.
+
+    Attributes:
+        retry: When to try again after a failure; without it, never.
+        timeout: Seconds (or a ``timedelta``) for one attempt, from its recorded start, waits
+            included; a step over its time fails with ``TimeoutError``.
+        at_most_once: The start is durable before the body runs; if the step is ever found
+            interrupted it fails instead of running again. Needs a store.
+        inputs: What the step depends on. When it differs from what was recorded, the step is
+            reset and runs again, whatever it had come to.
+        returns: The result's type, where ``fn`` has no return annotation; not part of this
+            dictionary, because it decides the type of the call.
+    """
+
+    retry: Retry | None
+    timeout: Duration | None
+    at_most_once: bool
+    inputs: object
 
 
 def _is_number(value: object) -> bool:

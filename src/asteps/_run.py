@@ -53,7 +53,7 @@ async def run(
     Cancellation: What had returned is saved; what was running is interrupted, and runs again on
         the next call. Nothing is undone.
     """
-    options = make_options(fn, args, same_arguments=True, **keywords)
+    options = make_options(fn, args, keywords, same_arguments=True)
     outcome, error = await _drive(fn, args, options, to_the_end=True)
     if isinstance(outcome, Failed):
         raise outcome.error if error is None else error
@@ -82,7 +82,7 @@ async def reconcile(
     Cancellation: As in `run`.
     """
     keywords.setdefault("max_wait", 0)
-    options = make_options(fn, args, same_arguments=False, **keywords)
+    options = make_options(fn, args, keywords, same_arguments=False)
     outcome, _ = await _drive(fn, args, options, to_the_end=False)
     settle(outcome.state)
     return outcome
@@ -199,7 +199,7 @@ class OpenRun:
             try:
                 await self._work.begin()
             except Abort as abort:
-                raise abort.error from abort.error.__cause__
+                raise abort.unwrapped() from abort.error.__cause__
         return self._step
 
     async def __aexit__(
@@ -214,7 +214,7 @@ class OpenRun:
             except Abort as abort:
                 if isinstance(abort.error, UsageError):
                     self._pass.disregard()
-                raise abort.error from abort.error.__cause__
+                raise abort.unwrapped() from abort.error.__cause__
         return True
 
     async def _leave(self, exc: BaseException | None) -> None:
@@ -277,4 +277,4 @@ def open_run(name: str, /, **keywords: Unpack[Keywords]) -> OpenRun:
     """
     keywords.setdefault("max_wait", 0)
     keywords["name"] = name
-    return OpenRun(make_options(None, (), same_arguments=True, inline=True, **keywords))
+    return OpenRun(make_options(None, (), keywords, same_arguments=True, inline=True))

@@ -208,6 +208,7 @@ class Saver:
             elif self._closing and not (
                 self._waiting or self._touched or self._encoded or self._last
             ):
+                self._tell(self.events)  # of a pass in which there was nothing to save
                 return
             else:
                 await self._finish(self._take(), repeated=False)
@@ -263,7 +264,10 @@ class Saver:
         for saved in batch.waiting:
             if not saved.done():
                 saved.set_result(None)
-        for event in batch.events:
+        self._tell(batch.events)
+
+    def _tell(self, events: list[Event]) -> None:
+        for event in events:
             self._observers.tell(event)
 
     # -- without the task: for a store that takes a save without being awaited --

@@ -248,7 +248,7 @@ class Session:
         except Abort as abort:
             if isinstance(abort.error, UsageError):
                 current.disregard()
-            raise abort.error from abort.error.__cause__
+            raise abort.unwrapped() from abort.error.__cause__
         finally:
             await self.close_pass(current)
             leave_pass(token)
@@ -269,7 +269,7 @@ class Session:
         try:
             await Work(parent, END, node, o.on_end, (), o.end_spec, Step).run()
         except PassOver:
-            return min(parent._wakes.values(), default=(current.now(), END, "")), None
+            return min((parent._wakes or {}).values(), default=(current.now(), END, "")), None
         except StepError as exc:
             self._ending = False
             return None, exc
@@ -354,7 +354,12 @@ class Hold:
         owner, stored = None, None
         if o.store is not None and o.id is not None:
             if isinstance(o.store, LeaseStore):
-                owner = await o.store.acquire(o.id, seconds=o.lease)
+                try:
+                    owner = await o.store.acquire(o.id, seconds=o.lease)
+                except BusyError:
+                    if (session := await self._finished()) is None:
+                        raise
+                    return session
                 self._lessor = o.store
             stored = await o.store.load(o.id)
         elif o.state is not None and o.state.run is not None and "claimed" in vars(o.state.run):
@@ -364,6 +369,17 @@ class Hold:
             self._record = session.record
             self._record.__dict__["claimed"] = True
         return session
+
+    async def _finished(self) -> Session | None:
+        """A run that has ended can be read whoever holds it, such as another that only reads it."""
+        o = self._options
+        if o.store is None or o.id is None:
+            return None
+        stored = await o.store.load(o.id)
+        if stored is None or stored.summary.status not in ("done", "failed"):
+            return None
+        session = Session(o, None, stored)
+        return session if session.finished and not session.edited else None
 
     def release(self) -> None:
         """Let the run go."""

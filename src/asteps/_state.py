@@ -11,6 +11,7 @@ them into what they stand for before anybody else sees them.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Sequence
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Annotated, Literal, NoReturn, TypeAlias, TypeVar
@@ -41,6 +42,7 @@ __all__ = [
     "moment",
     "pend",
     "recover_causes",
+    "reenter",
     "refuse_format",
     "refuse_newer",
     "reopen",
@@ -50,6 +52,7 @@ __all__ = [
     "seconds",
     "settle",
     "settle_node",
+    "whole_microseconds",
 ]
 
 T = TypeVar("T")
@@ -465,6 +468,11 @@ def seconds(value: Instant) -> float | None:
     return min(max(value.timestamp(), _FIRST), _LAST)
 
 
+def whole_microseconds(value: float) -> float:
+    """The next time that a datetime can say: nobody is to be woken before what is recorded."""
+    return math.ceil(value * 1e6) / 1e6
+
+
 def settle_node(node: State) -> State:
     """Turn this node's times into datetimes, and its result into Raw."""
     if isinstance(node.result, bytes):
@@ -560,6 +568,15 @@ def pend(node: State, wake_at: float, why: str) -> None:
     own.wake_at = wake_at
     own.why = why
     own.once = False
+
+
+def reenter(node: State) -> None:
+    """A finished group has something to do again, or comes to something else."""
+    node.result = ABSENT
+    node.errs = None
+    node._done = None
+    if node.detail is not None:
+        node.detail.failure = None
 
 
 def interrupt(node: State) -> None:

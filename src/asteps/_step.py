@@ -9,57 +9,45 @@ group and ``gather`` behave alike:
   ends, and waited for. Nothing of a pass runs after its driver has returned.
 
 A plain child (no options, nothing recorded) takes the short way through `Step.do` and `Step.call`,
-where a function call costs as much as a tenth of a step; everything else goes through `_Work`.
+where a function call costs as much as a tenth of a step; everything else goes through `Work`.
 """
 
 from __future__ import annotations
 
-import hashlib
-from collections.abc import Awaitable, Callable, Coroutine
+from collections.abc import Awaitable, Callable, Coroutine, Iterable
 from types import CoroutineType
-from typing import Any, NoReturn, TypedDict, TypeVar, TypeVarTuple, Unpack, overload
+from typing import Any, NoReturn, TypeAlias, TypeVar, TypeVarTuple, Unpack, cast, overload
 
 import anyio
 from msgspec import Raw
 
+from ._body import NOT_RUNNING, OWN, Running, as_coroutine, check_at_large, swallowed
 from ._codec import snapshot
+from ._crew import GroupOptions
 from ._events import InfoSaved
+from ._group import GroupOf
 from ._loop import Wakeup
+from ._map import MapOptions, Mapping
 from ._outcome import Outcome
-from ._pass import Abort, Pass, Signal, Wake, make_not_yet
-from ._paths import MAX_DEPTH, check_name, join
+from ._pass import Abort, Pass, PassOver, Signal, Wake, make_not_yet
+from ._paths import MAX_DEPTH, MAX_NAME, check_name, join
 from ._payload import SMALL, UNSET, Spec, function_name
-from ._policy import Duration, Retry
+from ._policy import Duration, PollOptions, Retry, StepOptions, duration
+from ._poll import NOTHING, Poll, Sleep
+from ._sibling import is_inside
+from ._slot import Slot
 from ._state import ABSENT, END, State, detail, moment
-from ._work import NOT_RUNNING, OWN, Running, Work, as_coroutine, check_at_large, swallowed
+from ._token import hash_of, new_token_name, token_part
+from ._work import Work
 from .errors import DuplicateStepError, Failure, StepError, UsageError, type_name
 
-__all__ = ["Step", "StepOptions"]
+__all__ = ["Group", "Step"]
 
 T = TypeVar("T")
 U = TypeVar("U")
+I = TypeVar("I")  # noqa: E741 - of items
+K = TypeVar("K")
 Ts = TypeVarTuple("Ts")
-
-
-class StepOptions(TypedDict, total=False):
-    """The keywords of `Step.do` and `Step.call`.
-
-    Attributes:
-        retry: When to try again after a failure; without it, never.
-        timeout: Seconds (or a ``timedelta``) for one attempt, from its recorded start, waits
-            included; a step over its time fails with ``TimeoutError``.
-        at_most_once: The start is durable before the body runs; if the step is ever found
-            interrupted it fails instead of running again. Needs a store.
-        inputs: What the step depends on. When it differs from what was recorded, the step is
-            reset and runs again, whatever it had come to.
-        returns: The result's type, where ``fn`` has no return annotation; not part of this
-            dictionary, because it decides the type of the call.
-    """
-
-    retry: Retry | None
-    timeout: Duration | None
-    at_most_once: bool
-    inputs: object
 
 
 class Step:
@@ -83,7 +71,18 @@ class Step:
     _ended: Signal | None = None  # what ended this execution; later calls raise it again
     _over = False  # the body has ended; a task that it left behind is refused
     _ended_here = False  # a signal was raised in the body's own task
-    _wakes: dict[Any, Wake] = {}  # noqa: RUF012 - replaced, never changed: when parked children are due
+    _wakes: dict[Any, Wake] | None = None  # when parked children are due
+    _watched = False  # one of them waits for the others to finish, for all
+    _changed: anyio.Event | None = None  # set when the rest of them should look again
+    _resting = 0  # of the active children's weight, that of those which only wait
+    _stands = False  # nothing below works, and the body waits for it
+    _weight = OWN  # in the parent's count of active children
+    _slot: Slot | None = None  # under the limit of the parent's group
+    _late = 0  # of the active children's weight, that of those which only others keep alive
+    _cancelled = False  # the driver was, while children ran in other tasks
+    _mark: object = None  # of the thread in which a function is called for it
+    _crew: Any = None  # of a group or map: its body waits for its children
+    _open = False  # ... but the block of the group is still being run
     _body: Running = NOT_RUNNING
     _own_path: str | None = None
     _outcome: Outcome[Any] | None = None
@@ -151,27 +150,37 @@ class Step:
         line: list[tuple[str, int]] = []
         step: Step | None = self
         while step is not None and step._parent is not None:
-            line.append(_token_part(step._node))
+            line.append(token_part(step._node))
             step = step._parent
         root = self._run.root.detail
         line.append(("", 0 if root is None else root.generation))
-        return _hash(self._run.record.nonce, line[::-1])
+        return hash_of(self._run.record.nonce, line[::-1])
 
-    def token_for(self, name: str) -> str:
+    def token_for(self, name: str, *, inputs: object = UNSET) -> str:
         """The token of a child, which need not have been run yet.
 
+        Args:
+            name: The child's.
+            inputs: What the child will be given as ``inputs=``: where that resets it, this is the
+                token that it has then.
+
         Raises:
-            UsageError: The name is not allowed.
+            UsageError: The name is not allowed, or the inputs cannot be encoded.
         """
         try:
             check_name(name)
+            child = self._node.child(name)
+            if child is None:
+                part = (new_token_name(self._node, name) or name, 0)
+            else:
+                part = token_part(child)
+                if inputs is not UNSET and child.detail is not None and child.detail.inputs:
+                    what = f"the inputs of step {join(self.path, name)!r}"
+                    if child.detail.inputs != self._run.payloads.digest(inputs, what):
+                        part = (part[0], part[1] + 1)
         except UsageError as exc:
             raise self._abort(exc) from None
-        child = self._node.child(name)
-        part = (
-            (_new_token_name(self._node, name) or name, 0) if child is None else _token_part(child)
-        )
-        return _hash(self.token, [part])
+        return hash_of(self.token, [part])
 
     # -- info --
 
@@ -191,6 +200,9 @@ class Step:
             data = self._run.payloads.encode(value, f"the info of step {self.path!r}")
         except UsageError as exc:
             raise self._abort(exc) from exc
+        self._write_info(data)
+
+    def _write_info(self, data: bytes) -> None:
         self._node.info = Raw(data)
         self._announce()
         if self._run.saver is not None:
@@ -527,6 +539,221 @@ class Step:
             if self._still is not None and not self._active:
                 self._still.set()
 
+    # -- concurrent children --
+
+    def group(self, name: str, /, **policy: Unpack[GroupOptions]) -> Group:
+        """Run children concurrently: ``async with s.group("parts") as g: g.do(…); g.call(…)``.
+
+        ``g.do``, ``g.call``, ``g.poll`` and ``g.map`` begin a child of the step ``name``, in the
+        order in which they are called, and give a `Child`. The block ends when all have come to
+        something; then `Child.result` is there. It is a namespace with a policy, not a step that
+        is skipped: on every pass each child answers for itself, and one that is new runs, unless
+        the group was closed by ``enough`` or ``on_error="cancel"``.
+
+        Args:
+            name: As in `do`.
+            **policy: See `GroupOptions`.
+
+        Raises:
+            StepError: More than ``tolerate`` children failed; ``errors`` has each one's.
+
+        Cancellation: Children that were cancelled are interrupted, not failed. An error that is
+        raised in the block cancels them, and leaves it as it is.
+        """
+        return GroupOf(self, name, dict(policy))
+
+    @overload
+    async def map(
+        self,
+        name: str,
+        fn: Callable[[Step, I], Awaitable[T]],
+        items: Iterable[I],
+        *,
+        key: Callable[[I], str | int] | None = None,
+        **options: Unpack[MapOptions],
+    ) -> list[T]: ...
+    @overload
+    async def map(
+        self,
+        name: str,
+        fn: Callable[[Step, I], Awaitable[object]],
+        items: Iterable[I],
+        *,
+        key: Callable[[I], str | int] | None = None,
+        returns: type[U],
+        **options: Unpack[MapOptions],
+    ) -> list[U]: ...
+    @overload
+    async def map(
+        self,
+        name: str,
+        fn: Callable[[Step, I], Awaitable[object]],
+        items: Iterable[I],
+        *,
+        key: Callable[[I], str | int] | None = None,
+        returns: object,
+        **options: Unpack[MapOptions],
+    ) -> list[Any]: ...
+    async def map(
+        self,
+        name: str,
+        fn: Callable[[Any, Any], Any],
+        items: Iterable[Any],
+        *,
+        key: Callable[[Any], Any] | None = None,
+        **options: Any,
+    ) -> Any:
+        """Run ``fn(child, item)`` for each item, as children of the step ``name``.
+
+        Workers take the items in their order, and give back their place while an item waits.
+        Otherwise it is a `group`; it holds 100,000 items with ease.
+
+        Args:
+            name: As in `do`.
+            fn: The body: an async function of the child's Step and an item.
+            items: Read at once.
+            key: The name of an item's step; without it, the item itself, a ``str`` or an ``int``.
+            **options: See `MapOptions`. The options of a step hold for each item. ``inputs`` may
+                be a function of the item.
+
+        Returns:
+            What ``fn`` returned, in the order of the items; with ``enough`` or ``tolerate``, of
+            those that are done.
+
+        Raises:
+            StepError: More than ``tolerate`` items failed; ``errors`` has each one's.
+
+        Cancellation: As in `group`.
+        """
+        mapping = Mapping(self, name, fn, items, key, options)
+        if not self._active and self._body.cr_running:
+            return await mapping.run()
+        # Another task than this step's body runs it: it must be possible to end it.
+        with anyio.CancelScope() as scope:
+            self._run.scopes[scope] = self
+            try:
+                return await mapping.run()
+            finally:
+                self._run.left(scope)
+        raise PassOver  # the scope was cancelled: the body, or the pass, has ended
+
+    # -- waiting --
+
+    @overload
+    async def poll(
+        self,
+        name: str,
+        start: Callable[[], Awaitable[K]],
+        check: Callable[[K], Awaitable[T | None]],
+        *,
+        every: Duration | Retry,
+        **options: Unpack[PollOptions],
+    ) -> T: ...
+    @overload
+    async def poll(
+        self,
+        name: str,
+        start: Callable[[], Awaitable[K]],
+        check: Callable[[K], T | None],
+        *,
+        every: Duration | Retry,
+        **options: Unpack[PollOptions],
+    ) -> T: ...
+    @overload
+    async def poll(
+        self,
+        name: str,
+        start: Callable[[], K],
+        check: Callable[[K], Awaitable[T | None]],
+        *,
+        every: Duration | Retry,
+        **options: Unpack[PollOptions],
+    ) -> T: ...
+    @overload
+    async def poll(
+        self,
+        name: str,
+        start: Callable[[], K],
+        check: Callable[[K], T | None],
+        *,
+        every: Duration | Retry,
+        **options: Unpack[PollOptions],
+    ) -> T: ...
+    @overload
+    async def poll(
+        self,
+        name: str,
+        start: Callable[[], object],
+        check: Callable[[Any], object],
+        *,
+        every: Duration | Retry,
+        returns: type[U],
+        **options: Unpack[PollOptions],
+    ) -> U: ...
+    @overload
+    async def poll(
+        self,
+        name: str,
+        start: Callable[[], object],
+        check: Callable[[Any], object],
+        *,
+        every: Duration | Retry,
+        returns: object,
+        **options: Unpack[PollOptions],
+    ) -> Any: ...
+    async def poll(
+        self,
+        name: str,
+        start: Callable[[], Any],
+        check: Callable[[Any], Any],
+        *,
+        every: Duration | Retry,
+        **options: Any,
+    ) -> Any:
+        """Start a long-running task, and check on it until it has finished.
+
+        However long it polls it is one step: its info has the task ID, how many checks there were,
+        when the first and the last were made, and when the next is due. The first check is made at
+        once. After a crash, and after `State.recover`, it goes on with the task ID that it has;
+        `State.reset` forgets it.
+
+        Args:
+            name: As in `do`.
+            start: Starts the task and returns its ID, which is in the store before the first
+                check. Killed between the two, ``start`` is called again: hand `token_for` to it.
+            check: Given the task ID (decoded to the return annotation of ``start``); returns
+                ``None`` while the task runs and its result when it has finished, or raises.
+            every: Seconds (or a ``timedelta``) from one check to the next. A `Retry` makes the
+                pauses grow: its ``delay``, ``factor``, ``max_delay`` and ``jitter`` are taken.
+            **options: See `StepOptions`. ``retry`` covers ``start`` and ``check``, and a new
+                attempt does not start a new task. ``returns`` is the type of the result.
+
+        Returns:
+            What ``check`` returned that was not ``None``.
+
+        Raises:
+            StepError: ``start`` or ``check`` raised, or the task was not finished in ``timeout``.
+
+        Cancellation: As in `do`. Sync functions run in worker threads, as in `call`.
+        """
+        poll, spec = self._make_poll(name, start, check, every, options)
+        return await self._wait_for(name, poll, spec, options)
+
+    async def sleep(self, name: str, seconds: Duration, /) -> None:
+        """Wait; when the wait ends is fixed when the step first starts, and survives everything.
+
+        Args:
+            name: As in `do`.
+            seconds: Seconds (or a ``timedelta``) from the first start; 0 to a year.
+
+        Cancellation: The step is interrupted; its end stays.
+        """
+        try:
+            length = duration(seconds, f"sleep({name!r:.100}, …)", zero=True)
+        except UsageError as exc:
+            raise self._abort(exc) from None
+        await self._wait_for(name, Sleep(length), NOTHING, {})
+
     # -- the parent's part --
 
     def _enter(self) -> set[str]:
@@ -568,7 +795,7 @@ class Step:
     def _check_open(self) -> None:
         """Raise again what ended this execution, or the pass."""
         self._run.check_open()
-        if self._over or self._node._done is not None:
+        if self._over or (self._node._done is not None and self._crew is None):
             raise self._abort(
                 UsageError(f"the body of {self.path!r} has ended: its Step is of no use any more")
             )
@@ -605,6 +832,61 @@ class Step:
         except UsageError as exc:
             raise self._abort(exc) from exc
 
+    def _make_poll(
+        self, name: object, start: Any, check: Any, every: Duration | Retry, options: dict[str, Any]
+    ) -> tuple[Poll, Spec]:
+        """The body of a polling step, and how its result comes back."""
+        what = f"poll({name!r:.100}, every=…)"
+        spec = self._spec(check, options.pop("returns", UNSET))
+        try:
+            if odd := sorted(set(options) - set(PollOptions.__annotations__)):
+                raise UsageError(
+                    f"poll({name!r:.100}, …) has no option {', '.join(odd)}: there are every, "
+                    "retry, timeout, inputs and returns"
+                )
+            pause: float | Retry
+            if isinstance(every, Retry):
+                duration(every.delay, f"{what}: the delay of a Retry")
+                duration(every.max_delay, f"{what}: the max_delay of a Retry")
+                pause = every
+            else:
+                pause = duration(every, what)
+        except UsageError as exc:
+            raise self._abort(exc) from None
+        return Poll(start, check, pause, start_spec=self._spec(start), check_spec=spec), spec
+
+    def _wait_for(
+        self, name: object, body: Poll | Sleep, spec: Spec, options: dict[str, Any]
+    ) -> Coroutine[Any, Any, Any]:
+        name = self._checked(name)
+        self._enter()
+        node = self._recorded.pop(name, None)
+        return self._work(name, node, body, (), Step, options, spec)
+
+    def _checked(self, name: object) -> str:
+        if not isinstance(name, str):
+            raise self._abort(
+                UsageError(f"a step's name is a str, not {type(name).__name__}: {name!r:.100}")
+            )
+        return str(name)
+
+    def _node_of(self, name: str) -> tuple[str, State]:
+        """The node of a group or map, recorded or new."""
+        self._enter()
+        node = self._recorded.pop(name, None)
+        return self._new(name) if node is None else (name, node)
+
+    def _check_use(self, name: str) -> None:
+        """Raise what ended this execution, or that it is the wrong one to run a step in."""
+        self._check_open()
+        if (self._active >= OWN and self._body.cr_running) or is_inside(self):
+            raise self._abort(
+                UsageError(
+                    f"step {join(self.path, name)!r} was asked for in the body of a step below "
+                    f"{self.path or 'the root'}: a body uses the Step that it was given"
+                )
+            )
+
     def _work(
         self,
         name: str,
@@ -613,17 +895,12 @@ class Step:
         args: tuple[Any, ...],
         execution: type[Step] | None,
         options: dict[str, Any],
+        spec: Spec | None = None,
     ) -> Coroutine[Any, Any, Any]:
         """The long way of `do` and `call`."""
-        self._check_open()
-        if self._active >= OWN and self._body.cr_running:
-            raise self._abort(
-                UsageError(
-                    f"step {join(self.path, name)!r} was asked for in the body of a step below "
-                    f"{self.path or 'the root'}: a body uses the Step that it was given"
-                )
-            )
-        spec = self._spec(fn, options.pop("returns", UNSET))
+        self._check_use(name)
+        if spec is None:
+            spec = self._spec(fn, options.pop("returns", UNSET))
         fresh = node is None
         if node is None:
             name, node = self._new(name)
@@ -636,7 +913,10 @@ class Step:
 
     def _new(self, name: str) -> tuple[str, State]:
         """A node for a name that is not recorded, if it may be used."""
-        node, seen = self._node, self._enter()
+        seen = self._enter()
+        if name > "%" and name not in seen and name.isprintable() and len(name) <= MAX_NAME:
+            seen.add(name)
+            return name, self._append(name)
         try:
             if not name:
                 if self._active or not self._body.cr_running:
@@ -653,12 +933,19 @@ class Step:
                 raise DuplicateStepError(join(self.path, name))
         except UsageError as exc:
             raise self._abort(exc) from None
-        child = State(name, place=self._states[-1].place + 1 if self._states else 0)
-        self._states.append(child)
         seen.add(name)
-        if taken := _new_token_name(node, name):
+        return name, self._append(name)
+
+    def _append(self, name: str) -> State:
+        """A new child's node."""
+        states = self._states
+        child = State(name)
+        if states and not self._run.quiet:
+            child.place = states[-1].place + 1
+        states.append(child)
+        if self._strict and (taken := new_token_name(self._node, name)):
             detail(child).token_name = taken
-        return name, child
+        return child
 
     def _replay(self, node: State, spec: Spec) -> Any:
         """The recorded result of a done step."""
@@ -673,8 +960,13 @@ class Step:
             except UsageError as exc:
                 raise self._abort(exc) from exc
 
-    def _hand_over(self, name: str, node: State) -> Wakeup | None:
+    def _hand_over(self, name: str, node: State, *, alone: bool = True) -> Wakeup | None:
         """Give the outcome of a child to the saver.
+
+        Args:
+            name: The child's.
+            node: The child's.
+            alone: No sibling is likely to come to something in this turn of the event loop.
 
         Returns:
             What to wait for until it is in the store, if anything.
@@ -692,7 +984,7 @@ class Step:
             saver.touch(join(path, name), node)
         else:
             saver.touch(f"{path}/{name}" if path else name, node)
-        return saver.join(alone=True)
+        return saver.join(alone=alone)
 
     async def _leave(self) -> None:
         """The body returned: was it right to?
@@ -730,6 +1022,49 @@ class Step:
             names = list(self._recorded)
         self._run.vanished += [join(self.path, n) for n in names if n != END]
 
+    def _shift(self, active: int, resting: int = 0) -> None:
+        """Children became active, or ceased to be; or active ones began or ceased to rest.
+
+        Args:
+            active: Change of the weight of those whose bodies run, or wait in place.
+            resting: Change of the weight of those which only wait.
+        """
+        was = self._active
+        self._active = now = was + active
+        self._resting += resting
+        if not now and self._still is not None:
+            self._still.set()
+        parent = self._parent
+        if self._open and parent is not None and bool(was) != bool(now):
+            parent._shift(1 if now else -1)  # the block may wait for a sibling of its group's
+        stands = 0 < now == self._resting and (now >= OWN or self._crew is not None)
+        if stands != self._stands:
+            self._stands = stands
+            if stands and self._slot is not None:
+                self._slot.give()
+            if parent is not None:
+                weight = self._weight if parent._crew is None else 1
+                parent._shift(0, weight if stands else -weight)
+
+    def _begin_block(self) -> None:
+        """The block of a group is run: its body does not wait for its children yet."""
+        self._open = True
+        self._weight = 1
+
+    def _end_block(self) -> None:
+        """The block of a group has been left: from here on its body waits for its children."""
+        if self._stands:
+            self._stands = False
+            self._parent_step()._shift(0, -1)
+        if self._active:
+            self._parent_step()._shift(-1)
+        self._open = False
+        if self._still is not None:
+            self._still.set()
+
+    def _parent_step(self) -> Step:
+        return cast("Step", self._parent)
+
     async def _close(self) -> None:
         """Cancel the children that other tasks still run, and wait for them.
 
@@ -746,21 +1081,5 @@ class Step:
         return [s for s, owner in self._run.scopes.items() if owner is self]
 
 
-def _hash(token: str, line: list[tuple[str, int]]) -> str:
-    for part in line:
-        token = hashlib.blake2b(repr((token, part)).encode(), digest_size=16).hexdigest()
-    return token
-
-
-def _token_part(node: State) -> tuple[str, int]:
-    own = node.detail
-    return (node.name, 0) if own is None else (own.token_name or node.name, own.generation)
-
-
-def _new_token_name(parent: State, name: str) -> str:
-    """What tokens call a new child, where a renamed sibling still has its name; else ``""``."""
-    if parent.detail is None or not parent.detail.renames:
-        return ""
-    known = [c.detail.token_name for c in parent.states or () if c.detail is not None]
-    taken = sum(1 for t in known if t.split("\0")[0] == name)
-    return f"{name}\0{taken}" if taken else ""
+Group: TypeAlias = GroupOf[Step]
+"""What `Step.group` gives: an async context manager whose block begins concurrent children."""

@@ -2,24 +2,34 @@
 
 from __future__ import annotations
 
-import inspect
 import os
-from collections.abc import Awaitable, Callable, Coroutine, Iterator
-from contextlib import suppress
+from collections.abc import Awaitable, Callable, Coroutine
 from types import CoroutineType
-from typing import Any, NoReturn, Protocol, cast
+from typing import Any, NoReturn, cast
 
 import anyio
-import anyio.to_thread
-from anyio.lowlevel import checkpoint
 
+from ._body import (
+    OUT_OF_TIME,
+    OWN,
+    Execution,
+    as_coroutine,
+    call_plain,
+    check_at_large,
+    essence,
+    leaves,
+    not_called,
+    swallowed,
+)
 from ._events import StepDone, StepFailed, StepPending, StepRetrying, StepStarted
-from ._failure import describe, error_of, reached
-from ._loop import current_loop, is_cancellation
-from ._pass import Abort, NotYet, Over, Pass, PassOver, Signal, ThreadCall, Wake, where
+from ._failure import describe, error_of
+from ._loop import is_cancellation
+from ._pass import Abort, NotYet, Over, Pass, PassOver, Signal, Wake
 from ._paths import join
-from ._payload import UNSET, Spec, TooLargeError, function_name, unwrap
+from ._payload import UNSET, Spec, TooLargeError, function_name
 from ._policy import Duration, Retry, duration
+from ._sibling import Sibling, inside, reenter_groups
+from ._slot import Slot
 from ._state import (
     State,
     begin,
@@ -33,61 +43,11 @@ from ._state import (
     restart,
     retry_later,
     seconds,
+    whole_microseconds,
 )
-from .errors import AstepsError, Failure, FailureKind, UsageError
+from .errors import AstepsError, Failure, FailureKind, StepError, UsageError
 
-__all__ = [
-    "NOT_RUNNING",
-    "OWN",
-    "Execution",
-    "Running",
-    "Work",
-    "as_coroutine",
-    "check_at_large",
-    "swallowed",
-]
-
-
-OWN = 1 << 20  # what a child in its parent's own task adds to the count of active ones; others 1
-_CHECKPOINTS = 10  # at which no child works, before a parent is believed to be still
-
-
-class Running(Protocol):
-    """A coroutine, as far as it tells whether the code that runs right now is within it."""
-
-    @property
-    def cr_running(self) -> bool: ...
-
-
-class _NotRunning:
-    cr_running = False
-
-
-NOT_RUNNING: Running = _NotRunning()
-
-
-class Execution(Protocol):
-    """One execution of a body (a `Step`), as the work on its children and its own sees it."""
-
-    _run: Pass
-    _node: State
-    _active: int
-    _parked: int
-    _still: anyio.Event | None
-    _ended: Signal | None
-    _over: bool
-    _ended_here: bool
-    _wakes: dict[Any, Wake]
-    _body: Running
-
-    @property
-    def path(self) -> str: ...
-    def _announce(self) -> None: ...
-    def _take_back(self, node: State) -> None: ...
-    async def _leave(self) -> None: ...
-    async def _close(self) -> None: ...
-    def _finished(self) -> None: ...
-    def _replay(self, node: State, spec: Spec) -> Any: ...
+__all__ = ["Work"]
 
 
 class Work:
@@ -124,7 +84,7 @@ class Work:
         self._at_most_once = False
         self._result: Any = None
         self._mark: object = None  # of the thread in which a plain function is called
-        self._weight = OWN  # in the parent's count of active children
+        self._sibling = Sibling(parent, self._run)
         self._entered = False  # this driver has begun the body before
 
     # -- ways in --
@@ -138,13 +98,7 @@ class Work:
         """
         run, parent, node = self._run, self._execution_of_parent(), self._node
         try:
-            if options:
-                try:
-                    self._take_options(**options)
-                except (UsageError, TypeError) as exc:
-                    raise self._abort(
-                        exc if isinstance(exc, UsageError) else UsageError(_unknown(options))
-                    ) from exc
+            self.take_options(options)
             if node._done is not None:
                 if node.errs:
                     raise error_of(node, self._path)
@@ -154,15 +108,35 @@ class Work:
             # Another task than the parent's body runs this: it must be possible to end it.
             with anyio.CancelScope() as scope:
                 run.scopes[scope] = parent
+                token = inside.set(parent)
                 try:
                     return await self.run()
                 finally:
+                    inside.reset(token)
                     run.left(scope)
             raise PassOver  # the scope was cancelled: the parent's body, or the pass, has ended
         except (Abort, PassOver):
             if fresh and node._started is None and node.detail is None:
                 parent._take_back(node)
             raise
+
+    def among(self, slot: Slot | None) -> Work:
+        """Be one of the children of a group or map, which counts it as active itself."""
+        self._sibling.counted = True
+        self._sibling.weight = 1
+        self._sibling.slot = slot
+        return self
+
+    def take_options(self, options: dict[str, Any]) -> None:
+        """Take the options of a step into account; changed inputs reset it."""
+        if options:
+            try:
+                self._take_options(**options)
+            except (UsageError, TypeError) as exc:
+                what = exc if isinstance(exc, UsageError) else _unknown(options)
+                where = f"step {self._path!r}"
+                said = f"{what}" if where in str(what) else f"{where}: {what}"
+                raise self._abort(UsageError(said)) from exc
 
     def run(self) -> Coroutine[Any, Any, Any]:
         """Run the step until it comes to something.
@@ -171,12 +145,45 @@ class Work:
             StepError: It failed.
             Signal: It did not come to anything in this pass.
         """
+        self._sibling.line_up()
         return self._until_settled(None)
 
     async def run_from(self, child: Any, exc: BaseException) -> Any:
         """Go on where the short way met this exception; the parent counts the step as active."""
-        self._entered = True
+        self._entered = self._sibling.counted = True
         return await self._until_settled((child, exc))
+
+    async def conclude(
+        self, child: Execution, rounds: Callable[[], Awaitable[bytes | None]]
+    ) -> None:
+        """Run the children of a group or map until it comes to something.
+
+        Args:
+            child: The execution whose children they are.
+            rounds: Runs those that are left until each has come to something or waits beyond the
+                pass's budget; gives the result to record, if there is anything to record.
+        """
+        self._sibling.join()
+        child._weight = self._sibling.weight
+        child._shift(0)
+        try:
+            while True:
+                try:
+                    data = await rounds()
+                except BaseException as exc:
+                    if (wake := await self.settle(child, exc)) is not None:
+                        await self._wait(wake)
+                else:
+                    if data is not None:
+                        await self._run.prepare()
+                        await self.done(data)
+                    await self._sibling.take_slots()
+                    return
+        except StepError:
+            await self._sibling.take_slots()
+            raise
+        finally:
+            self._sibling.leave()
 
     async def fit(self, value: object) -> tuple[bytes, Any]:
         """What the body returned, as it is recorded, and as every pass gives it.
@@ -186,35 +193,48 @@ class Work:
             Abort: It cannot come back from JSON.
         """
         try:
-            where = f"step {self._path!r}" if self._path else "the run"
-            return self._run.payloads.result(value, self._spec, where)
+            return self._run.payloads.result(value, self._spec, self._what())
         except UsageError as exc:
             raise self._abort(exc) from exc
         except TooLargeError as exc:
             await self._fail(describe(exc, self._path, kind="too large", final=True), exc)
 
+    def tell_due(self, child: Execution) -> None:
+        """Tell the parent when a child of this group is due, where the pass ends in its block."""
+        if child._wakes and self._parent is not None:
+            self._sibling.tell(self._parent, min(child._wakes.values()))
+
+    async def returned(self, value: object) -> Any:
+        """Go on where the short way found the body's result to be in need of a closer look."""
+        data, self._result = await self.fit(value)
+        await self.done(data)
+        return self._result
+
     # -- the loop --
 
     async def _until_settled(self, ended: tuple[Execution | None, BaseException] | None) -> Any:
-        parent = self._parent if ended is None else None  # else the parent counts it already
-        if parent is not None:
-            self._weight = OWN if parent._body.cr_running else 1
-            parent._active += self._weight
+        self._sibling.join()
         try:
             wake = None if ended is None else await self.settle(*ended)
             while ended is None or wake is not None:
                 if wake is not None:
                     await self._wait(wake)
                 ended = None
-                wake = self._gate() or await self._attempt()
+                wake = self._gate()
+                if wake is not None:
+                    self._sibling.begun()
+                    continue
+                wake = await self._attempt()
                 if wake is None:
                     break
+        except StepError:
+            await self._sibling.take_slots()  # given back in a wait that was cut short, perhaps
+            raise
+        else:
+            await self._sibling.take_slots()
             return self._result
         finally:
-            if parent is not None:
-                parent._active -= self._weight
-                if parent._still is not None and not parent._active:
-                    parent._still.set()
+            self._sibling.leave()
 
     def _gate(self) -> Wake | None:
         """When to come back, if it is too early or too late for the body in this pass.
@@ -229,7 +249,7 @@ class Work:
             if deadline is None or now < deadline:
                 return (due, self._path, own.why)
         if not (run.ready or self._entered or self._only_on_the_way() or run.may_begin()):
-            return (now, self._path, "the pass has used up its time")
+            return (now, self._path, OUT_OF_TIME)
         return None
 
     def _only_on_the_way(self) -> bool:
@@ -245,6 +265,7 @@ class Work:
             Abort: The run could not be claimed, or the start not be saved.
         """
         run, node = self._run, self._node
+        await self._sibling.take_slots()  # given back in a wait that was cut short, perhaps
         now = run.now()
         only_on_the_way = self._only_on_the_way()
         own = node.detail
@@ -277,13 +298,18 @@ class Work:
             self._touch()  # it was reset or reopened: what is stored has no start
         begin(node, now)
         self._entered = True
-        if not (run.ready or only_on_the_way):
+        if only_on_the_way:
+            run.check_open()
+        elif not run.ready:
             await run.prepare()
+        if self._parent is not None:
+            reenter_groups(self._parent)
         if self._at_most_once:
             await self._begin_once()
         elif run.save_starts and not only_on_the_way:
             self._touch()
             await run.saved(urgent=True)
+        await self._sibling.turn()
         if run.observers:
             run.emit(
                 StepStarted(
@@ -309,6 +335,8 @@ class Work:
         child = None
         if self._execution is not None:
             child = self._execution(self._run, self._node, self._parent, self._name)
+            child._slot = self._sibling.slot
+            child._weight = self._sibling.weight
             if self._parent is None:
                 child._announced = self._run.claimed  # by that very save
         limit: anyio.CancelScope | None = None
@@ -341,36 +369,22 @@ class Work:
         return cast("Coroutine[Any, Any, Any]", body)
 
     async def _call(self) -> Any:
-        fn, args, run = self._fn, self._args, self._run
-        if self._spec.is_async:
-            value = await fn(*args)
-        else:
-            self._mark = object()
-            value = await self._in_thread(fn, args, self._mark)
-            if inspect.isawaitable(value):
-                value = await value
-        if run.at_large:
-            check_at_large(run, self._parent, self._path, self._mark)
-        return value
+        self._mark = object()
+        return await call_plain(
+            self._fn,
+            self._args,
+            is_async=self._spec.is_async,
+            run=self._run,
+            parent=self._parent,
+            path=self._path,
+            mark=self._mark,
+            keep=self._keep,
+        )
 
-    async def _in_thread(self, fn: Callable[..., Any], args: tuple[Any, ...], mark: object) -> Any:
-        """Call a plain function in a worker thread, and wait for its end whatever happens."""
-        loop = current_loop()
-        state = ThreadCall(fn, args, mark, loop)
-        try:
-            await anyio.to_thread.run_sync(state.run)
-        except anyio.get_cancelled_exc_class():
-            # Only asyncio's own task.cancel() comes through here before the function has returned.
-            state.withdraw()
-            while not state.ended:
-                state.waiting = loop.wakeup()
-                with anyio.CancelScope(shield=True), suppress(anyio.get_cancelled_exc_class()):
-                    await state.waiting
-            if state.returned and not inspect.isawaitable(state.value):
-                data, self._result = await self.fit(state.value)
-                self._record(data)
-            raise
-        return state.value
+    async def _keep(self, value: Any) -> None:
+        """A function returned in its thread after the step was cancelled: that is an outcome."""
+        data, self._result = await self.fit(value)
+        self._record(data)
 
     # -- what the end of a body means --
 
@@ -394,15 +408,19 @@ class Work:
         run = self._run
         if child is not None:
             child._over = True
-        if isinstance(exc, GeneratorExit):
+        if isinstance(exc, GeneratorExit) or not run.loop.is_running():
             raise exc  # the loop is gone: nothing may be awaited or asked
-        came, exc = exc, _essence(exc)
+        came, exc = exc, essence(exc)
         if not isinstance(exc, Exception | Signal) and (
-            is_cancellation(exc) or not isinstance(exc, anyio.get_cancelled_exc_class())
+            is_cancellation(exc)
+            or (child is not None and child._cancelled)
+            or not isinstance(exc, anyio.get_cancelled_exc_class())
         ):
             # Cancelled, or KeyboardInterrupt and its like: the step is interrupted.
             self._touch()
-            if child is not None:
+            if self._sibling.weight != OWN and run.driver_is_cancelled():
+                self._tell_of_cancellation()
+            if child is not None and (child._active or child._parked):
                 for scope, owner in run.scopes.items():
                     if owner is child:
                         scope.cancel()
@@ -416,15 +434,23 @@ class Work:
         if (
             child is not None
             and child._ended_here
-            and not any(isinstance(each, Signal) for each in _leaves(came))
+            and not any(isinstance(each, Signal) for each in leaves(came))
         ):
             raise self._abort(swallowed(self._path)) from exc
-        for each in _leaves(came):
+        for each in leaves(came):
             if isinstance(each, NotYet):
                 run.at_large.pop(each, None)
         if run.at_large:
-            check_at_large(run, self._parent, self._path, self._mark)
-        misuse = exc if isinstance(exc, UsageError) else self._misfit(exc)
+            mark = self._mark if child is None else child._mark
+            check_at_large(run, self._parent, self._path, mark)
+        misuse = exc if isinstance(exc, UsageError) else None
+        if misuse is None and not_called(self._fn, exc):
+            given = "a Step, then " if self._execution is not None else ""
+            misuse = UsageError(
+                f"{self._what()}: {function_name(self._fn)} cannot be called with {given}"
+                f"{len(self._args)} arguments ({exc})"
+                + ("; do() passes a Step first, call() does not" if self._path else "")
+            )
         if misuse is not None:
             raise self._abort(misuse) from exc
         failure = describe(exc, self._path, kind=kind, final=final)
@@ -433,16 +459,15 @@ class Work:
         await self._saved()
         return wake
 
-    def _misfit(self, exc: BaseException) -> UsageError | None:
-        """What to say of a function that could not even be called with what it was given."""
-        code = getattr(unwrap(self._fn), "__code__", None)
-        if type(exc) is not TypeError or code is None or reached(exc, code):
-            return None
-        given = "a Step, then " if self._execution is not None else ""
-        return UsageError(
-            f"step {self._path!r}: {function_name(self._fn)} cannot be called with {given}"
-            f"{len(self._args)} arguments ({exc}); do() passes a Step first, call() does not"
-        )
+    def _tell_of_cancellation(self) -> None:
+        """The driver's own task is being cancelled, which nobody may be able to see in a moment.
+
+        asyncio's count of cancellations, see `is_cancellation`, is wrong after nested task groups.
+        """
+        step = self._parent
+        while step is not None and not (step._crew is not None and step._crew.decided):
+            step._cancelled = True
+            step = step._parent
 
     def _not_over(self, child: Execution | None, exc: Signal) -> Wake:
         run, node = self._run, self._node
@@ -452,7 +477,7 @@ class Work:
         if isinstance(exc, NotYet):
             run.at_large.clear()
             now = run.now()
-            wake_at = now + exc.after
+            wake_at = whole_microseconds(now + exc.after)
             pend(node, wake_at, exc.why)
             run.progress()
             self._touch()
@@ -487,7 +512,7 @@ class Work:
             ) from broken
         now, attempt = run.now(), node.attempt
         chance = int.from_bytes(os.urandom(4)) / 0xFFFFFFFF  # `random` costs 1 ms to import
-        wake_at = now + retry.delay_after(attempt, chance)
+        wake_at = whole_microseconds(now + retry.delay_after(attempt, chance))
         retry_later(node, failure, wake_at)
         run.progress()
         self._touch()
@@ -561,36 +586,16 @@ class Work:
         in_place = due <= run.wait_until and (run.begin_until is None or due < run.begin_until)
         if in_place:
             await run.saved(urgent=True)
-            await run.clock.sleep(max(wake[0] - run.now(), 0))
-            return
-        if parent is None:
+            await self._sibling.rest(max(wake[0] - run.now(), 0))
+        elif parent is None:
             raise Over(wake)
-        parent._parked += 1
-        parent._active -= self._weight
-        parent._wakes = {**parent._wakes, self: wake}
-        try:
-            while not await _is_still(parent):
-                if parent._still is None or parent._still.is_set():
-                    parent._still = anyio.Event()
-                if run.saver is not None:
-                    run.saver.kick()
-                if not (self._entered or run.may_begin()):
-                    await parent._still.wait()
-                    continue
-                with run.clock.move_on_after(max(wake[0] - run.now(), 0)):
-                    await parent._still.wait()
-                if parent._active and run.now() >= wake[0]:
-                    del parent._wakes[self]
-                    return  # its time came while a sibling works: the pass is alive anyway
-        finally:
-            parent._parked -= 1
-            parent._active += self._weight
-        if parent._ended is None:
-            parent._ended = PassOver()
-            parent._ended_here = parent._body.cr_running
-        raise parent._ended
+        else:
+            await self._sibling.park(parent, wake, lambda: self._entered or run.may_begin())
 
     # -- details --
+
+    def _what(self) -> str:
+        return f"step {self._path!r}" if self._path else "the run"
 
     def _execution_of_parent(self) -> Execution:
         return cast("Execution", self._parent)
@@ -686,101 +691,6 @@ class Work:
         if self._parent is not None:
             self._parent._ended = signal
         raise signal
-
-
-async def _is_still(parent: Execution) -> bool:
-    """Whether no child works, nor is about to.
-
-    Siblings that were started with a pending step, be it in task groups of task groups, need a
-    moment to begin, and an error one to arrive.
-    """
-    for _ in range(_CHECKPOINTS):
-        await checkpoint()
-        if parent._active:
-            return False
-    if parent._still is not None:
-        parent._still.set()  # for the others that wait
-    return True
-
-
-def _essence(exc: BaseException) -> BaseException:
-    """What an exception group of tasks comes to.
-
-    What is no outcome (``KeyboardInterrupt`` and the like) wins over errors, errors over signals.
-    """
-    if not isinstance(exc, BaseExceptionGroup):
-        return exc
-    signals, rest = exc.split(Signal)
-    if rest is not None:
-        others = rest.split(Exception)[1]
-        if others is not None:
-            return _first(others)
-        return rest if signals is not None else exc
-    if signals is None:
-        return exc
-    waits = [s for s in _leaves(signals) if isinstance(s, NotYet)]
-    if waits:
-        return min(waits, key=lambda s: s.after)
-    return _first(signals.split(Abort)[0] or signals)
-
-
-def _leaves(group: BaseException) -> Iterator[BaseException]:
-    if isinstance(group, BaseExceptionGroup):
-        for exc in group.exceptions:
-            yield from _leaves(exc)
-    else:
-        yield group
-
-
-def _first(group: BaseException) -> BaseException:
-    while isinstance(group, BaseExceptionGroup):
-        group = group.exceptions[0]
-    return group
-
-
-async def as_coroutine(awaitable: Awaitable[Any], fn: Callable[..., Any]) -> Any:
-    """Await what a function that is no coroutine function returned."""
-    if not inspect.isawaitable(awaitable):
-        raise Abort(
-            UsageError(
-                f"{function_name(fn)} takes a step, so it must be async (or return an awaitable); "
-                "run a plain function with call(name, fn, *args)"
-            )
-        )
-    return await awaitable
-
-
-def swallowed(path: str) -> UsageError:
-    """A body went on after a signal."""
-    return UsageError(
-        f"the body of {path or 'the run'!r} swallowed the signal that ends a pass: do not catch "
-        "BaseException (nor suppress it, nor return in finally, nor gather with "
-        "return_exceptions=True) around a step; catch StepError. The outcome is not recorded"
-    )
-
-
-def check_at_large(run: Pass, parent: Execution | None, path: str, mark: object = None) -> None:
-    """A body has ended: did a signal of `pending` that was raised in it get lost?
-
-    A signal is known by the task or thread that raised it. That may have been one of the body's
-    own making: where nothing runs beside this body, it can have been no other's.
-
-    Raises:
-        Abort: It did.
-    """
-    here, alone = where(), _is_alone(parent)
-    for signal, raised_in in list(run.at_large.items()):
-        if alone or raised_in == here or (mark is not None and raised_in is mark):
-            run.at_large.clear()
-            raise run.abort(swallowed(path)) from signal
-
-
-def _is_alone(step: Any) -> bool:
-    while step is not None:
-        if step._active // OWN + step._active % OWN + step._parked > 1:
-            return False
-        step = step._parent
-    return True
 
 
 def _unknown(options: dict[str, Any]) -> str:
