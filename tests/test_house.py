@@ -61,7 +61,7 @@ def test_all_is_the_truth(name: str) -> None:
             and value.__module__ == name
             and f"{name}.{n}" not in SHARED
         }
-        offered |= set(names) & set(vars(module))
+        offered |= {n for n in names if hasattr(module, n)}  # some are imported when asked for
     assert names == sorted(offered)
 
 
@@ -141,7 +141,7 @@ def test_changelog_fragments() -> None:
 
 PAGES = sorted([*ROOT.glob("*.md"), *(ROOT / "docs").rglob("*.md")])
 NAMES = [page.relative_to(ROOT).as_posix() for page in PAGES]
-PYTHON_BLOCKS_AT_LEAST = 35  # raise it with the pages: it keeps the check from passing on nothing
+PYTHON_BLOCKS_AT_LEAST = 60  # raise it with the pages: it keeps the check from passing on nothing
 OTHER_LANGUAGES = {
     *("console", "diff", "dockerfile", "go", "ini", "json", "mermaid", "sh", "sql", "text", "toml"),
     *("yaml",),
