@@ -59,7 +59,7 @@ def typing(session: nox.Session) -> None:
     for python in PYTHONS:
         session.run("mypy", "--python-version", python)
     session.run("pyright", "--verifytypes", "asteps", "--ignoreexternal")
-    session.run("pyright", "tests/typing/api.py")
+    session.run("pyright", "tests/typing")
 
 
 @nox.session(python=PYTHONS)
@@ -114,7 +114,7 @@ def run_examples(session: nox.Session) -> None:
 @nox.session
 def examples(session: nox.Session) -> None:
     """Every example runs to its end, also after it was killed half-way."""
-    install(session)
+    install(session, "examples")
     run_examples(session)
 
 
@@ -122,7 +122,8 @@ def examples(session: nox.Session) -> None:
 def lowest(session: nox.Session) -> None:
     """The examples run with the oldest dependencies that pyproject.toml admits."""
     oldest = [need.replace(">=", "==") for need in PROJECT["project"]["dependencies"]]
-    session.install("-e", ".[testing]", *oldest)
+    examples = nox.project.dependency_groups(PROJECT, "examples")
+    session.install("-e", ".[aws,testing]", *oldest, *examples)
     session.run("python", "-W", "error", "-c", IMPORT_ALL)
     run_examples(session)
 
