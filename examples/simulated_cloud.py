@@ -1,8 +1,8 @@
 """A pretended cloud: it takes its time, fails now and then, and remembers what it was asked.
 
 It stands in for the client of a real one. What it has made is kept in a small JSON file, so that
-it outlives the process that asked for it, as a real cloud does. `move_to_vpc.py` beside this file
-is the example to read; run this one to see what that one has made so far.
+it outlives the process that asked for it, as a real cloud does. The files beside this one are the
+examples to read, `move_to_vpc.py` first; run this one to see what that one has made so far.
 """
 
 from __future__ import annotations
@@ -51,6 +51,22 @@ class Cloud:
         """Move an instance into the VPC."""
         await self._work(f"migrate {instance}", 1.5, throttled=instance == "vm-3")
         return self._make(token, f"{instance} in {vpc}")
+
+    async def start_disk(self, name: str, size: int, token: str) -> str:
+        """Begin to make a disk; the same token always gives the same one.
+
+        Raises:
+            ValueError: A disk has 1 GB at least.
+        """
+        await self._work(f"start disk of {name}", 0.3, throttled=name == "blog")
+        if size < 1:
+            raise ValueError(f"a disk of {size} GB cannot be made")
+        return self._make(token, f"disk-{len(self._known.made) + 1}-{name}")
+
+    async def disk_is_ready(self, disk: str) -> bool:
+        """Whether it has been made; it takes some time."""
+        await anyio.sleep(self._pace / 20)
+        return self._count(f"describe {disk}") > 2
 
     async def check_account(self) -> str:
         """Who pays. The first call is never answered."""

@@ -6,15 +6,13 @@ import json
 import re
 import signal
 import subprocess
-import sys
-from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager
 from pathlib import Path
 
 import pytest
+from processes import ended_by, example_until, run_example, said
 
-EXAMPLE = Path(__file__).parent.parent / "examples" / "move_to_vpc.py"
-COMMAND = [sys.executable, str(EXAMPLE), "--fast"]
+EXAMPLE = "move_to_vpc.py"
 
 STEPS = [
     *("initialize/initialize CVM", "initialize/initialize ENIs", "initialize"),
@@ -33,39 +31,14 @@ LAST_LINE = "3 instances are in vpc-1-web, and account 42 pays."
 
 def run(directory: Path, *options: str) -> subprocess.CompletedProcess[str]:
     """Run the example to its end."""
-    return subprocess.run(
-        [*COMMAND, *options],
-        cwd=directory,
-        capture_output=True,
-        text=True,
-        timeout=60,
-        check=False,
-    )
+    return run_example(directory, EXAMPLE, "--fast", *options)
 
 
-@contextmanager
-def until(directory: Path, line: str) -> Iterator[tuple[subprocess.Popen[str], list[str]]]:
+def until(
+    directory: Path, line: str
+) -> AbstractContextManager[tuple[subprocess.Popen[str], list[str]]]:
     """The example, which has just printed this line, and all that it printed so far."""
-    with subprocess.Popen(
-        COMMAND, cwd=directory, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
-    ) as process:
-        assert process.stdout is not None
-        seen: list[str] = []
-        try:
-            for text in process.stdout:
-                seen.append(text.rstrip("\n"))
-                if line in text:
-                    break
-            assert line in seen[-1], seen
-            yield process, seen
-        finally:
-            process.kill()
-
-
-def lines(output: str | list[str], word: str) -> list[str]:
-    """The steps of which the example says this word."""
-    said = output.splitlines() if isinstance(output, str) else output
-    return [line.split(None, 1)[1] for line in said if line.startswith(f"  {word} ")]
+    return example_until(directory, line, EXAMPLE, "--fast")
 
 
 def made(directory: Path) -> set[str]:
@@ -85,8 +58,8 @@ def test_undisturbed(tmp_path: Path) -> None:
     """It runs to its end, prints the tree, and does nothing when it is started again."""
     first = run(tmp_path)
     assert (first.returncode, first.stderr) == (0, "")
-    assert sorted(lines(first.stdout, "done")) == sorted(STEPS)
-    assert lines(first.stdout, "skipped") == []
+    assert sorted(said(first.stdout, "done")) == sorted(STEPS)
+    assert said(first.stdout, "skipped") == []
     assert [name.strip() for name in table(first.stdout)] == [
         *("MoveToVPC", "initialize", "initialize CVM", "initialize ENIs"),
         *("preFlight", "chkAccount", "chkNetwork", "inFlight"),
@@ -95,13 +68,13 @@ def test_undisturbed(tmp_path: Path) -> None:
     ]
     assert first.stdout.splitlines()[-1] == LAST_LINE
     assert made(tmp_path) == MADE
-    waits = lines(first.stdout, "waits")
+    waits = said(first.stdout, "waits")
     assert [w.count("10.0.0.") for w in waits] == [4, 2], "the list of dead addresses shrinks"
 
     again = run(tmp_path)
     assert (again.returncode, again.stderr) == (0, "")
     assert "It is finished: nothing is run again." in again.stdout
-    assert lines(again.stdout, "done") == []
+    assert said(again.stdout, "done") == []
     assert table(again.stdout) == table(first.stdout)
     assert made(tmp_path) == MADE
 
@@ -117,16 +90,14 @@ def test_undisturbed(tmp_path: Path) -> None:
 def test_killed(tmp_path: Path, moment: str) -> None:
     """Killed by SIGKILL and started again it skips what was done, and ends with the same result."""
     with until(tmp_path, moment) as (process, seen):
-        process.send_signal(signal.SIGKILL)
-        assert process.wait(10) == -signal.SIGKILL
-        assert process.stdout is not None
-        seen.extend(process.stdout.read().splitlines())
+        code, rest = ended_by(process, signal.SIGKILL)
+        assert code == -signal.SIGKILL
     again = run(tmp_path)
     assert (again.returncode, again.stderr) == (0, "")
     before, skipped, after = (
-        set(lines(seen, "done")),
-        set(lines(again.stdout, "skipped")),
-        set(lines(again.stdout, "done")),
+        set(said([*seen, *rest], "done")),
+        set(said(again.stdout, "skipped")),
+        set(said(again.stdout, "done")),
     )
     assert before <= skipped, "what was reported is skipped"
     assert skipped | after == set(STEPS)
@@ -140,16 +111,14 @@ def test_interrupted(tmp_path: Path) -> None:
     skipped: set[str] = set()
     for moment in ("done     initialize/initialize ENIs", "waits    preFlight/chkNetwork"):
         with until(tmp_path, moment) as (process, seen):
-            process.send_signal(signal.SIGINT)
-            assert process.wait(10) == 130
-            assert process.stdout is not None
-            rest = process.stdout.read().splitlines()
+            code, rest = ended_by(process, signal.SIGINT)
+            assert code == 130
         assert rest[-1] == "Stopped. Everything that was done is kept: start it again to go on."
         assert not any("Traceback" in line for line in [*seen, *rest])
-        skipped |= set(lines([*seen, *rest], "done"))
+        skipped |= set(said([*seen, *rest], "done"))
     again = run(tmp_path)
     assert (again.returncode, again.stderr) == (0, "")
-    assert skipped <= set(lines(again.stdout, "skipped"))
+    assert skipped <= set(said(again.stdout, "skipped"))
     assert again.stdout.splitlines()[-1] == LAST_LINE
     assert made(tmp_path) == MADE
 
@@ -162,4 +131,4 @@ def test_started_twice(tmp_path: Path) -> None:
         assert "Another process is at it: run 'move-web-to-vpc' is held by" in second.stdout
         assert second.stderr == ""
     anew = run(tmp_path, "--reset")
-    assert sorted(lines(anew.stdout, "done")) == sorted(STEPS)
+    assert sorted(said(anew.stdout, "done")) == sorted(STEPS)
