@@ -223,6 +223,30 @@ async def test_a_done_run_is_not_run_again() -> None:
     assert store.saves == saves
 
 
+async def test_a_finished_run_answers_whoever_holds_it() -> None:
+    """A run that has ended is read without a lease: of two that ask at once none is busy."""
+    store = MemoryStore()
+
+    async def root(s: Step) -> int:
+        return 5
+
+    async def failing(s: Step) -> int:
+        raise ConnectionError("gone")
+
+    assert await run(root, store=store, id="r") == 5
+    with pytest.raises(StepError):
+        await run(failing, store=store, id="f")
+    for id in "r", "f":
+        await store.acquire(id, seconds=30)  # as one that reads it at the same moment does
+    assert await run(root, store=store, id="r") == 5
+    with pytest.raises(StepError, match="gone"):
+        await run(failing, store=store, id="f")
+    with pytest.raises(BusyError):  # to recover is to advance it
+        await run(failing, store=store, id="f", recover=True)
+    for id in "r", "f":
+        store.release(id)
+
+
 async def test_the_result_of_a_finished_run_must_fit() -> None:
     """A recorded result that does not fit the changed function is misuse, and stays."""
     store = MemoryStore()
@@ -546,7 +570,7 @@ WRONG: list[tuple[dict[str, Any], str]] = [
     ({"state": b"{}"}, r"state= takes a State, not bytes: use State.decode\(\)"),
     ({"store": MemoryStore(), "id": ""}, "id= is a str of 1 to 500 characters"),
     ({"store": MemoryStore(), "id": "x" * 501}, "id= is a str of 1 to 500 characters"),
-    ({"store": MemoryStore(), "id": 7}, "id= is a str of 1 to 500 characters, not '7'"),
+    ({"store": MemoryStore(), "id": 7}, "id= is a str of 1 to 500 characters, not 7"),
     ({"store": MemoryStore(), "id": "a\nb"}, "control characters or surrogates"),
     ({"store": MemoryStore(), "id": "a\ud800"}, "control characters or surrogates"),
     ({"save": "never"}, "save= is 'step' or 'pass', not 'never'"),

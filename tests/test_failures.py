@@ -563,7 +563,7 @@ class BrokenReprError(Exception):
         (MemoryError(), "MemoryError"),
         (
             ExceptionGroup("g", [ValueError("a"), BrokenStrError()]),
-            "g (2 sub-exceptions); a; BrokenStrError",
+            "g; a; BrokenStrError",
         ),
     ],
     ids=[

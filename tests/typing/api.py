@@ -11,6 +11,8 @@ from datetime import timedelta
 from functools import partial
 from typing import Any, TypeVar, assert_never, assert_type
 
+import anyio
+
 import asteps
 from asteps import Done, Failed, Pending, Retry, State, Step, StepError
 from asteps.stores.file import FileStore
@@ -74,6 +76,59 @@ def plain(value: object) -> Any:
 
 async def plain_step(s: Step) -> Any:
     return s.attempt
+
+
+async def snapshot(vm: str, *, token: str) -> int:
+    return len(vm + token)
+
+
+async def image_of(task: int) -> bytes | None:
+    return str(task).encode() if task else None
+
+
+def image_now(task: int) -> bytes | None:
+    return b"" if task else None
+
+
+async def attach(s: Step, nic: int) -> str:
+    return f"{s.path}: {nic}"
+
+
+async def concurrently(s: Step, vm: str) -> list[str]:
+    start = partial(snapshot, vm, token=s.token_for("snapshot", inputs=vm))
+    assert_type(await s.poll("snapshot", start, image_of, every=5, timeout=3600), bytes)
+    assert_type(await s.poll("mixed", start, image_now, every=timedelta(seconds=5)), bytes)
+    assert_type(await s.poll("plain", lambda: 3, image_of, every=Retry(factor=1.5)), bytes)
+    assert_type(await s.poll("named", start=lambda: 3, check=image_now, every=5), bytes)
+    assert_type(await s.poll("typed", start, plain, every=5, returns=str), str)
+    await s.sleep("let DNS settle", timedelta(minutes=1))
+    assert_type(await s.map("attach", attach, [1, 2], limit=4), list[str])
+    assert_type(
+        await s.map("keyed", attach, range(3), key=lambda nic: f"nic{nic}", tolerate=1), list[str]
+    )
+    assert_type(await s.map("typed map", plain_item, ["a"], returns=int, inputs=len), list[int])
+    async with s.group("inFlight", limit=8, on_error="cancel") as g:
+        assert_type(g, asteps.Group)
+        moved = g.do("migrate", Cloud().migrate, vm, retry=Retry())
+        mailed = g.call("notify", mail, vm)
+        found = g.call(quota, vm)
+        image = g.poll("image", lambda: 3, image_of, every=1)
+        nics = g.map("nics", attach, {1, 2}, enough=1)
+        assert_type(g.token_for("image"), str)
+    assert_type(moved, asteps.Child[list[str]])
+    assert_type(moved.result, list[str])
+    assert_type(mailed.result, None)
+    assert_type(found.result, int)
+    assert_type(image.result, bytes)
+    assert_type(nics.result, list[str])
+    assert_type(moved.state, State)
+    async with s.group("shared", limit=anyio.CapacityLimiter(2), enough=1, tolerate=2):
+        pass
+    return nics.result
+
+
+async def plain_item(s: Step, item: str) -> Any:
+    return item + s.path
 
 
 async def move(s: Step, vm: str) -> Report:
