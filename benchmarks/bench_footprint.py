@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import os
 import re
 import subprocess
 import sys
+import tempfile
 from importlib.metadata import Distribution, PackageNotFoundError, distribution
 from pathlib import Path
 from statistics import median
@@ -27,10 +29,12 @@ PROGRAMS = {
 _NAME = re.compile(r"[A-Za-z0-9._-]+")
 
 
-def start(program: str) -> float:
-    """Seconds that a new interpreter takes for a program."""
+def start(program: str, bytecode: str) -> float:
+    """Seconds that a new interpreter takes for a program; its modules are compiled, as pip does."""
+    env = {k: v for k, v in os.environ.items() if k != "PYTHONDONTWRITEBYTECODE"}
     began = perf_counter()
-    subprocess.run([sys.executable, "-c", program], check=True)
+    command = [sys.executable, "-c", program]
+    subprocess.run(command, check=True, env=env | {"PYTHONPYCACHEPREFIX": bytecode})
     return perf_counter() - began
 
 
@@ -65,13 +69,16 @@ def megabytes(found: dict[str, Distribution]) -> float:
 def measure(report: Report) -> None:
     """Measure all."""
     times: dict[str, list[float]] = {name: [] for name in PROGRAMS}
-    for turn in range(ROUNDS + 1):
-        for name, program in PROGRAMS.items():
-            took = start(program)
-            if turn:  # the first one may compile
-                times[name].append(took)
+    with tempfile.TemporaryDirectory() as bytecode:
+        for turn in range(ROUNDS + 1):
+            for name, program in PROGRAMS.items():
+                took = start(program, bytecode)
+                if turn:  # the first one compiles
+                    times[name].append(took)
     bare, least, ours, _ = (median(found) for found in times.values())
     ratio = (ours - bare) / (least - bare)
+    bare, least, ours, _ = (min(found) for found in times.values())
+    best = (ours - bare) / (least - bare)
     report.add(
         "F1",
         "import, over bare python, against asyncio + msgspec + anyio",
@@ -79,6 +86,7 @@ def measure(report: Report) -> None:
         1.25,
         1.5,
         "ratio",
+        best=best,
     )
     for name, found in times.items():
         report.facts[name] = f"{median(found) * 1e3:.0f} ms"

@@ -22,6 +22,8 @@ class Goal(NamedTuple):
         kind: ``count`` is asserted at ``must``, ``ratio`` (interleaved, in memory) at ``must`` and
             a tolerance, ``rate`` not at all: it is for calm machines and human eyes.
         higher: More is better.
+        best: The figure from the fastest rounds alone, which is what a ratio is asserted by: others
+            who use the machine make all that is measured slower, but not all alike.
     """
 
     id: str
@@ -31,6 +33,7 @@ class Goal(NamedTuple):
     must: float
     kind: Literal["count", "ratio", "rate"]
     higher: bool = False
+    best: float | None = None
 
     @property
     def verdict(self) -> str:
@@ -43,7 +46,8 @@ class Goal(NamedTuple):
     def holds(self) -> bool:
         """Whether the machine's noise cannot excuse it."""
         slack = {"count": 1.0, "ratio": TOLERANCE, "rate": float("inf")}[self.kind]
-        return self.value >= self.must / slack if self.higher else self.value <= self.must * slack
+        value = self.value if self.best is None else self.best
+        return value >= self.must / slack if self.higher else value <= self.must * slack
 
 
 class Report:
@@ -69,7 +73,8 @@ class Report:
         for g in self.goals:
             sign = ">=" if g.higher else "<="
             aim, must = f"{sign}{g.aim:g}", f"{sign}{g.must:g}"
-            print(f"{g.id:5}{g.what:64}{g.value:9.4g}{aim:>9}{must:>9}  {g.verdict}")
+            best = "" if g.best is None else f", best rounds {g.best:.4g}"
+            print(f"{g.id:5}{g.what:64}{g.value:9.4g}{aim:>9}{must:>9}  {g.verdict}{best}")
         for what, value in self.facts.items():
             print(f"      {what}: {value}")
         rows = [g._asdict() | {"verdict": g.verdict} for g in self.goals]
@@ -79,5 +84,5 @@ class Report:
         directory.mkdir(parents=True, exist_ok=True)
         version = f"{sys.version_info.major}.{sys.version_info.minor}"
         (directory / f"{self.name}-{version}.json").write_text(json.dumps(document, indent=1))
-        missed = [f"{g.id} {g.what}: {g.value:.4g}" for g in self.goals if not g.holds]
+        missed = [f"{g.id} {g.what}: {g.value:.4g}, {g.best}" for g in self.goals if not g.holds]
         assert not missed, f"missed: {missed}"
