@@ -120,7 +120,7 @@ class Crew:
         parent: The execution of the body that the group or map belongs to.
         name: The name that it has as a step.
         policy: What the children come to together.
-        open: What there is to run of a job.
+        call_of: What there is to run of a job.
         begin: Runs a job the long way.
         values: Where the results of jobs go.
 
@@ -134,7 +134,7 @@ class Crew:
         name: str,
         policy: Policy,
         *,
-        open: Callable[[Any], Call],  # noqa: A002 - as in the door of a shop
+        call_of: Callable[[Any], Call],
         begin: Callable[[Any, Slot | None], Coroutine[Any, Any, Any]],
         values: Any,
     ) -> None:
@@ -145,7 +145,7 @@ class Crew:
         self.run: Pass = parent._run
         self.node: State = node
         self.policy = policy
-        self.open = open
+        self.call_of = call_of
         self.begin = begin
         self.values = values
         self.step: Any = type(parent)(parent._run, node, parent, name)
@@ -243,7 +243,7 @@ class Crew:
 
     async def do(self, job: Any, slot: Slot | None) -> None:
         """Run a child until it comes to something, or waits beyond the pass's budget."""
-        node, fn, args, spec, execution = self.open(job)
+        node, fn, args, spec, execution = self.call_of(job)
         if not (self.run.ready and self.short and spec.is_async) or (
             node._started is not None or node.detail is not None or job in self.works
         ):
@@ -344,7 +344,7 @@ class Crew:
         """The work on a child; the same one if it is run again in this pass."""
         work = self.works.get(job)
         if work is None:
-            node, *call = self.open(job)
+            node, *call = self.call_of(job)
             work = self.works[job] = Work(self.step, node.name, node, *call)
         return work.among(slot)
 

@@ -129,7 +129,7 @@ class GroupOf(Generic[S]):
         try:
             if self._crew is not None:
                 raise UsageError(f"group {name!r} has been used before: s.group() makes a new one")
-            crew = Crew(parent, name, self._policy, open=_open, begin=_begin, values={})
+            crew = Crew(parent, name, self._policy, call_of=_call_of, begin=_begin, values={})
         except UsageError as exc:
             raise parent._abort(exc) from None
         self._crew = crew
@@ -464,7 +464,7 @@ class GroupOf(Generic[S]):
         return child
 
 
-def _open(child: Child[Any]) -> Call:
+def _call_of(child: Child[Any]) -> Call:
     return child._call
 
 

@@ -65,7 +65,7 @@ class Mapping:
             self._inputs = _inputs(self._items, options.get("inputs"), what)
             values = [UNSET] * len(self._items)
             self._crew = crew = Crew(
-                parent, name, policy, open=self._open, begin=self._begin, values=values
+                parent, name, policy, call_of=self._call_of, begin=self._begin, values=values
             )
         except (UsageError, TypeError) as exc:
             error = exc if isinstance(exc, UsageError) else UsageError(f"{what}: {exc}")
@@ -104,7 +104,7 @@ class Mapping:
                 crew.answered(node)
         crew.ask(todo)
 
-    def _open(self, index: int) -> Call:
+    def _call_of(self, index: int) -> Call:
         node = self._nodes[index]
         if node is None:
             node = self._nodes[index] = self._crew.step._append(self._names[index])
