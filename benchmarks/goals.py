@@ -12,7 +12,7 @@ from typing import Any, Literal, NamedTuple
 FULL = os.environ.get("ASTEPS_BENCH") == "full"
 """Whether to take the time for many rounds; without it, all files together take about a minute."""
 
-TOLERANCE = 1.25  # of timings on a machine that others use too
+TOLERANCE = 1.4  # of timings on a machine that others use too
 
 
 class Goal(NamedTuple):
@@ -22,8 +22,8 @@ class Goal(NamedTuple):
         kind: ``count`` is asserted at ``must``, ``ratio`` (interleaved, in memory) at ``must`` and
             a tolerance, ``rate`` not at all: it is for calm machines and human eyes.
         higher: More is better.
-        best: The figure from the fastest rounds alone, which is what a ratio is asserted by: others
-            who use the machine make all that is measured slower, but not all alike.
+        best: The figure from the fastest rounds alone. Others who use the machine make all that is
+            measured slower, but not all alike; so a ratio is asserted by the better of the two.
     """
 
     id: str
@@ -46,7 +46,7 @@ class Goal(NamedTuple):
     def holds(self) -> bool:
         """Whether the machine's noise cannot excuse it."""
         slack = {"count": 1.0, "ratio": TOLERANCE, "rate": float("inf")}[self.kind]
-        value = self.value if self.best is None else self.best
+        value = self.value if self.best is None else min(self.value, self.best)
         return value >= self.must / slack if self.higher else value <= self.must * slack
 
 
