@@ -61,6 +61,11 @@ def run_example(directory: Path, name: str, *options: str) -> subprocess.Complet
     )
 
 
+def _hear_ctrl_c() -> None:
+    """A process that a shell runs in the background ignores Ctrl-C, and so do those it starts."""
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
+
+
 @contextmanager
 def example_until(
     directory: Path, line: str, name: str, *options: str
@@ -72,6 +77,7 @@ def example_until(
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
         text=True,
+        preexec_fn=_hear_ctrl_c,  # noqa: PLW1509 - it only sets a signal's handler
     ) as process:
         assert process.stdout is not None
         seen: list[str] = []
