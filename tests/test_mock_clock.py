@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import subprocess
+import sys
 import threading
 from collections.abc import Callable
 from datetime import timedelta
@@ -390,3 +392,24 @@ def test_one_loop_after_another(first: str, second: str) -> None:
     for backend, (fn, args) in zip((first, second), steps, strict=True):
         anyio.run(fn, *args, backend=backend)
     assert clock.now() == 15
+
+
+WITHOUT_PYTEST = """
+import sys
+sys.modules["pytest"] = None
+from asteps.testing import FaultyStore, MockClock, both_ways, crash_everywhere
+try:
+    from asteps.testing import StoreConformance
+except ImportError as error:
+    print(type(error).__name__, error)
+"""
+
+
+def test_only_the_kit_for_stores_needs_pytest() -> None:
+    """Without pytest clocks and tools for flows are there; the kit says what to install."""
+    done = subprocess.run(
+        [sys.executable, "-c", WITHOUT_PYTEST], capture_output=True, text=True, check=True
+    )
+    assert done.stdout.strip() == (
+        "MissingDependencyError 'pytest' is not installed: pip install 'asteps[testing]'"
+    )
