@@ -27,7 +27,10 @@ PACKAGE = Path(asteps.__file__).parent
 
 MODULES = ["asteps", *(m.name for m in pkgutil.walk_packages(asteps.__path__, "asteps."))]
 PUBLIC = [name for name in MODULES if "._" not in name]
-SHARED = {"asteps.errors.type_name"}  # for the modules of the package, and no part of the API
+SHARED = {
+    "asteps.errors.type_name",
+    "asteps.errors.type_names",
+}  # for the modules of the package, and no part of the API
 
 
 def documented(owner: object, name: str) -> bool:

@@ -22,7 +22,7 @@ from ._pass import Abort, Pass, PassOver
 from ._paths import join, split
 from ._payload import SMALL, Spec
 from ._poll import NOTHING
-from ._sibling import inside, reenter_groups
+from ._sibling import Turn, inside, reenter_groups
 from ._slot import Slot
 from ._state import State, reenter
 from ._work import Work
@@ -174,13 +174,13 @@ class Crew:
         self.held: bool = cut and policy.decides(
             sum(1 for c in children if c.done), sum(1 for c in children if c.failed)
         )
-        self._turns: deque[_Turn] = deque()  # of those that are about to begin, the long way
+        self._turns: deque[Turn] = deque()  # of those that are about to begin, the long way
 
     # -- children --
 
-    def turn(self) -> _Turn:
+    def turn(self) -> Turn:
         """A place in the line of those that are about to begin."""
-        turn = _Turn(self._turns)
+        turn = Turn(self._turns)
         self._turns.append(turn)
         return turn
 
@@ -456,7 +456,7 @@ class Crew:
         node, policy, step = self.node, self.policy, self.step
         if self.waiting and not self.decided:
             raise PassOver
-        if len(self.failed) > policy.tolerate and not policy.is_enough(self.done):
+        if self._has_failed():
             if node.errs:
                 self.before = error_of(node, step.path)
                 return None
@@ -475,28 +475,12 @@ class Crew:
 
     def is_settled(self) -> bool:
         """Whether there is nothing to run, and what is recorded of the group is so still."""
-        failed = len(self.failed) > self.policy.tolerate and not self.policy.is_enough(self.done)
-        return not self.todo and self.node._done is not None and failed == bool(self.node.errs)
+        settled = not self.todo and self.node._done is not None
+        return settled and self._has_failed() == bool(self.node.errs)
 
-
-class _Turn:
-    """A place in a line."""
-
-    def __init__(self, line: deque[_Turn]) -> None:
-        self._line = line
-        self._come: anyio.Event | None = None
-
-    async def wait(self) -> None:
-        """Return when nobody is before this one."""
-        while self._line[0] is not self:
-            self._come = self._come or anyio.Event()
-            await self._come.wait()
-
-    def over(self) -> None:
-        """Leave the line."""
-        self._line.remove(self)
-        if self._line and self._line[0]._come is not None:
-            self._line[0]._come.set()
+    def _has_failed(self) -> bool:
+        """Whether too many children have."""
+        return len(self.failed) > self.policy.tolerate and not self.policy.is_enough(self.done)
 
 
 def is_unstarted(node: State) -> bool:

@@ -8,7 +8,7 @@ from collections.abc import Iterator
 
 from ._paths import join, split
 from ._state import State, causes_of
-from .errors import Failure, FailureKind, StepError, type_name
+from .errors import Failure, FailureKind, StepError, type_names
 
 __all__ = ["describe", "error_of", "find_causes", "is_final", "reached"]
 
@@ -31,7 +31,7 @@ def describe(
         message = "; ".join([str(exc.message), *(_part(e) for e in exc.exceptions[:10])])
     return Failure(
         message=_clean(message, _MAX_MESSAGE),
-        types=tuple(type_name(c) for c in type(exc).__mro__ if c is not object),
+        types=type_names(type(exc)),
         traceback=_clean("".join(_trace(exc)), _MAX_TRACEBACK),
         kind=kind,
         final=final or is_final(exc, path),

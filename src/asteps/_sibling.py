@@ -10,9 +10,10 @@ The rules (see also `Step`):
 from __future__ import annotations
 
 import contextvars
+from collections import deque
 from collections.abc import Callable
 from contextlib import nullcontext
-from typing import Any, Literal, Protocol
+from typing import Any, Literal
 
 import anyio
 from anyio.lowlevel import checkpoint
@@ -22,7 +23,7 @@ from ._pass import Pass, PassOver, Wake
 from ._slot import Slot
 from ._state import reenter
 
-__all__ = ["Sibling", "inside", "is_inside", "reenter_groups"]
+__all__ = ["Sibling", "Turn", "inside", "is_inside", "reenter_groups"]
 
 _EVER = float("inf")
 _CHECKPOINTS = 10  # at which no child works, before a parent is believed to be still
@@ -45,16 +46,24 @@ def is_inside(step: Execution) -> bool:
     return False
 
 
-class Turn(Protocol):
+class Turn:
     """A place in a line."""
+
+    def __init__(self, line: deque[Turn]) -> None:
+        self._line = line
+        self._come: anyio.Event | None = None
 
     async def wait(self) -> None:
         """Return when nobody is before this one."""
-        ...
+        while self._line[0] is not self:
+            self._come = self._come or anyio.Event()
+            await self._come.wait()
 
     def over(self) -> None:
         """Leave the line."""
-        ...
+        self._line.remove(self)
+        if self._line and self._line[0]._come is not None:
+            self._line[0]._come.set()
 
 
 class Sibling:

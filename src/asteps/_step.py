@@ -39,7 +39,7 @@ from ._slot import Slot
 from ._state import ABSENT, END, State, detail, moment
 from ._token import hash_of, new_token_name, token_part
 from ._work import Work
-from .errors import DuplicateStepError, Failure, StepError, UsageError, type_name
+from .errors import DuplicateStepError, Failure, StepError, UsageError, type_names
 
 __all__ = ["Group", "Step"]
 
@@ -259,7 +259,7 @@ class Step:
             StepError: Always; let it leave the body.
         """
         self._check_open()
-        kinds = tuple(type_name(c) for c in StepError.__mro__ if c is not object)
+        kinds = type_names(StepError)
         raise StepError(self.path, Failure(message=str(why) or "failed", types=kinds, final=True))
 
     # -- children --

@@ -60,6 +60,11 @@ def type_name(cls: type) -> str:
     return f"{cls.__module__}.{cls.__qualname__}"
 
 
+def type_names(cls: type) -> tuple[str, ...]:
+    """The names of a type and its bases, as ``Failure.types`` has them."""
+    return tuple(type_name(c) for c in cls.__mro__ if c is not object)
+
+
 class Failure(
     msgspec.Struct, frozen=True, omit_defaults=True, rename="camel", forbid_unknown_fields=True
 ):

@@ -27,7 +27,7 @@ from .._paths import join
 from .._payload import UNSET
 from .._policy import Duration, PollOptions, Retry
 from .._step import Step
-from ..errors import Failure, MissingDependencyError, StepError, UsageError, type_name
+from ..errors import Failure, MissingDependencyError, StepError, UsageError, type_names
 
 try:
     from botocore import xform_name
@@ -86,7 +86,7 @@ class WaiterFailedError(StepError):
 
     def __init__(self, path: str, waiter: str, task: str, reason: str, /) -> None:
         message = f"waiter {waiter!r} gave up on {task}: {reason}"
-        kinds = tuple(type_name(c) for c in WaiterFailedError.__mro__ if c is not object)
+        kinds = type_names(WaiterFailedError)
         super().__init__(path, Failure(message=message, types=kinds, final=True))
         self.waiter = waiter
         self.task = task

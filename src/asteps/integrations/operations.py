@@ -30,7 +30,7 @@ from .._paths import join
 from .._payload import UNSET, unwrap
 from .._policy import Duration, PollOptions, Retry
 from .._step import Step
-from ..errors import Failure, StepError, UsageError, type_name
+from ..errors import Failure, StepError, UsageError, type_names
 
 __all__ = ["OperationFailedError", "run_operation"]
 
@@ -56,7 +56,7 @@ class OperationFailedError(StepError):
 
     def __init__(self, path: str, operation: str, code: int | str, reason: str, /) -> None:
         message = f"operation {operation!r} failed with code {code}: {reason}"
-        kinds = tuple(type_name(c) for c in OperationFailedError.__mro__ if c is not object)
+        kinds = type_names(OperationFailedError)
         super().__init__(path, Failure(message=message, types=kinds, final=True))
         self.operation = operation
         self.code = code
