@@ -37,17 +37,26 @@ class Trace:
     def __init__(self, file: Path, life: int) -> None:
         self._fd = os.open(file, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o644)
         self._life = life
+        os.ftruncate(self._fd, len(whole_lines(file)))
 
     def note(self, what: str, path: str, more: object = "") -> None:
         line = json.dumps([self._life, what, path, more]) + "\n"
-        os.write(self._fd, line.encode())  # at once and at the end: appended whole or not at all
+        os.write(self._fd, line.encode())
         os.fsync(self._fd)
+
+
+def whole_lines(file: Path) -> bytes:
+    """What is in the trace, without what a kill in the middle of a write left at its end.
+
+    A write that spans two pages may be cut between them; what it was about has not happened then.
+    """
+    text = file.read_bytes() if file.exists() else b""
+    return text[: text.rfind(b"\n") + 1]
 
 
 def read_trace(file: Path) -> list[tuple[int, str, str, Any]]:
     """All effects so far: life, what, path, and more."""
-    text = file.read_text() if file.exists() else ""
-    return [tuple(json.loads(line)) for line in text.splitlines()]
+    return [tuple(json.loads(line)) for line in whole_lines(file).splitlines()]
 
 
 class Result(msgspec.Struct):

@@ -23,6 +23,7 @@ from kill_target import (
     HANDLED,
     ONCE,
     RUN_ID,
+    Trace,
     guarded,
     open_store,
     read_trace,
@@ -133,6 +134,17 @@ def check_trace(file: Path) -> Counter[str]:
     assert begun[ONCE] <= 1, f"{ONCE} ran {begun[ONCE]} times"
     assert begun[HANDLED] <= 1, f"{HANDLED} ran {begun[HANDLED]} times"
     return begun
+
+
+def test_a_line_cut_by_a_kill_is_no_effect(tmp_path: Path) -> None:
+    """The next life goes on after the last whole line, as what is torn was not on the disk."""
+    file = tmp_path / "trace"
+    Trace(file, 1).note("start", "first")
+    with file.open("a") as torn:
+        torn.write('[1, "reported", ')
+    assert [what for _, what, _, _ in read_trace(file)] == ["start"]
+    Trace(file, 2).note("start", "second")
+    assert [(life, path) for life, _, path, _ in read_trace(file)] == [(1, "first"), (2, "second")]
 
 
 @pytest.mark.parametrize("kind", ["sqlite", "file"])
