@@ -18,8 +18,9 @@ import pytest
 import asteps
 from asteps import Done, Failed, Failure, State, StateFormatError, Step, StepError
 from asteps._failure import error_of
+from asteps._history import Earlier, Phase
 from asteps._paths import join, split
-from asteps._state import Detail, RunRecord
+from asteps._state import Detail, Note, RunRecord
 
 GOLDEN = Path(__file__).parent / "golden"
 GO_FILES = {p.stem.removeprefix("go_"): p.read_bytes() for p in GOLDEN.glob("go_*.json")}
@@ -630,6 +631,10 @@ def all_features() -> State:
         once=True,
         token_name="old name",
         renames=1,
+        items=True,
+        planned=["in/ner", "b"],
+        phases=[Phase("working", t0), Phase("waiting", t1, 3, 0.25)],
+        earlier=Earlier(t0, 1.5, 2.5, 3.5, 4.5, 5.5, 6.5, 7),
     )
     infos = [b'"task-1"', b'{"b":[1,2.5,{"c":null}],"a":true}', b"null", b"9007199254740993", b"[]"]
     leaves = [
@@ -669,7 +674,9 @@ def all_features() -> State:
             State("reset", place=4, detail=Detail(generation=1)),
             State("$end", result=msgspec.Raw(b"null"), _started=t1, _done=t1, place=5),
         ],
-        run=RunRecord(1, "00ff", "move", "ab", "cd", 1, t0),
+        run=RunRecord(
+            1, "00ff", "move", "ab", "cd", 1, t0, [Note(t1, "recovered b", "ann")], {"key": "text"}
+        ),
     )
 
 
@@ -686,7 +693,7 @@ def nodes(found: object) -> Iterator[msgspec.Struct]:
 
 def test_the_tree_of_all_features_has_them_all() -> None:
     """No field of the format is at its default in all of the tree; a new one has to come in."""
-    for kind in (State, Detail, RunRecord, Failure):
+    for kind in (State, Detail, RunRecord, Failure, Phase, Earlier, Note):
         found = [n for n in nodes(all_features()) if type(n) is kind]
         for field in msgspec.structs.fields(kind):
             assert any(getattr(n, field.name) != field.default for n in found), (kind, field.name)

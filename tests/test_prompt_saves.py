@@ -338,13 +338,33 @@ async def test_two_drivers_race_for_a_claim() -> None:
     assert (await tree(store)).done
 
 
-async def test_observers_are_told_by_the_savers_own_task() -> None:
-    """With observers no save is begun promptly: what they raise belongs into a task."""
+async def test_observers_are_told_of_prompt_saves() -> None:
+    """With observers saves are begun promptly, too; each event is told once, in order."""
     store = Prompt()
     events: list[asteps.Event] = []
     await asteps.run(five, store=store, id="r", observers=[events.append])
-    assert not store.begun
+    assert store.begun
     assert len(events) == 2 + 2 + 5 * 2  # of the pass, the root and each step
+
+
+class Struck(BaseException):
+    """What is no Exception."""
+
+
+@pytest.mark.parametrize("path", ["a", "c", "e"])
+async def test_what_is_no_exception_leaves_the_driver_though_no_task_told(path: str) -> None:
+    """An observer's BaseException comes out of the driver, also where a store's answer tells."""
+    store = Prompt()
+
+    def observer(event: asteps.Event) -> None:
+        if isinstance(event, asteps.StepDone) and event.path == path:
+            raise Struck
+
+    with pytest.raises(Struck):
+        await asteps.run(five, store=store, id="r", observers=[observer])
+    assert store.begun
+    assert (await tree(store)).get(path).done
+    assert await asteps.run(five, store=store, id="r") == list("abcde")
 
 
 async def test_sqlite_answers_with_an_error_or_a_revision(tmp_path: Path) -> None:

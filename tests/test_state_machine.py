@@ -857,9 +857,9 @@ def _forget_failures(saver: Saver, path: str, node: State | None) -> None:
         touch(saver, path, node)
 
 
-def _count_double(node: State, failure: asteps.Failure, wake_at: float) -> None:
+def _count_double(node: State, failure: asteps.Failure, wake_at: float, now: float) -> None:
     """A retry uses up two attempts."""
-    retry_later(node, failure, wake_at)
+    retry_later(node, failure, wake_at, now)
     _state.detail(node).attempt += 1
 
 

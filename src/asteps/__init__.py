@@ -2,6 +2,8 @@
 
 from ._clock import Clock, SystemClock
 from ._events import (
+    Around,
+    BodyCall,
     Event,
     InfoSaved,
     Observer,
@@ -14,13 +16,14 @@ from ._events import (
     StepStarted,
 )
 from ._group import Child
+from ._history import Earlier, Phase
 from ._operators import RunSummary, delete_run, edit_run, list_runs, load_state
 from ._options import Keywords
 from ._outcome import Done, Failed, Outcome, Pending
 from ._pass import pending
 from ._policy import Duration, Retry
 from ._run import open_run, reconcile, run
-from ._state import State
+from ._state import Note, State
 from ._step import Group, Step
 from ._store import LeaseStore, ListStore, PromptStore, Store, StoredRun, Summary
 from .errors import (
@@ -42,7 +45,9 @@ from .errors import (
 )
 
 __all__ = [
+    "Around",
     "AstepsError",
+    "BodyCall",
     "BusyError",
     "Child",
     "Clock",
@@ -50,6 +55,7 @@ __all__ = [
     "Done",
     "DuplicateStepError",
     "Duration",
+    "Earlier",
     "Event",
     "Failed",
     "Failure",
@@ -59,11 +65,13 @@ __all__ = [
     "LeaseStore",
     "ListStore",
     "MissingDependencyError",
+    "Note",
     "Observer",
     "Outcome",
     "PassEnded",
     "PassStarted",
     "Pending",
+    "Phase",
     "PromptStore",
     "Retry",
     "RunMismatchError",

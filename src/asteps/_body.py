@@ -8,13 +8,15 @@ from typing import Any, Protocol
 
 import anyio
 
+from ._events import Ended
 from ._failure import reached
 from ._pass import Abort, NotYet, Pass, Signal, Wake, where
+from ._paths import join
 from ._payload import Spec, function_name, unwrap
 from ._slot import Slot
 from ._state import State
 from ._thread import in_thread
-from .errors import UsageError
+from .errors import StepError, UsageError
 
 __all__ = [
     "NOT_RUNNING",
@@ -25,9 +27,11 @@ __all__ = [
     "as_coroutine",
     "call_plain",
     "check_at_large",
+    "ending",
     "essence",
     "leaves",
     "not_called",
+    "pattern_of",
     "swallowed",
 ]
 
@@ -72,6 +76,8 @@ class Execution(Protocol):
     _ended_here: bool
     _wakes: dict[Any, Wake] | None
     _body: Running
+    _own_pattern: str | None
+    name: str
 
     @property
     def path(self) -> str: ...
@@ -188,6 +194,34 @@ def essence(exc: BaseException) -> BaseException:
     if waits:
         return min(waits, key=lambda s: s.after)
     return _first(signals.split(Abort)[0] or signals)
+
+
+def ending(exc: BaseException | None) -> tuple[Ended, BaseException | None]:
+    """What observers see of how a pass or a group was left."""
+    exc = None if exc is None else essence(exc)
+    if exc is None:
+        return "done", None
+    if isinstance(exc, Abort):
+        return "interrupted", exc.error
+    if isinstance(exc, Signal):
+        return "pending", None
+    return ("failed" if isinstance(exc, StepError) else "interrupted"), exc
+
+
+def pattern_of(parent: Execution, name: str, path: str) -> str:
+    """The path of a step with ``*`` for each item of a map."""
+    if parent._parent is None:
+        return path
+    above, crew = _pattern(parent), parent._crew
+    if crew is not None and crew.of_items:
+        return join(above, "*")
+    return path if above == parent.path else join(above, name)
+
+
+def _pattern(step: Execution) -> str:
+    if step._own_pattern is None:
+        step._own_pattern = pattern_of(step._parent, step.name, step.path)
+    return step._own_pattern
 
 
 def leaves(group: BaseException) -> Iterator[BaseException]:

@@ -15,7 +15,8 @@ import anyio
 import anyio.abc
 import msgspec
 
-from ._body import OUT_OF_TIME, as_coroutine, check_at_large
+from ._body import OUT_OF_TIME, as_coroutine, check_at_large, ending, pattern_of
+from ._events import BodyCall, Kind
 from ._failure import error_of
 from ._loop import is_cancellation, know_cancellation
 from ._pass import Abort, Pass, PassOver
@@ -24,7 +25,7 @@ from ._payload import SMALL, Spec
 from ._poll import NOTHING
 from ._sibling import Turn, inside, reenter_groups
 from ._slot import Slot
-from ._state import State, reenter
+from ._state import State, detail, reenter
 from ._work import Work
 from .errors import StepError, UsageError
 
@@ -116,6 +117,9 @@ class Crew:
     A *job* is what stands for a child until it has come to something: a group's `Child`, or the
     index of a map's item.
 
+    Attributes:
+        of_items: It is a map's.
+
     Args:
         parent: The execution of the body that the group or map belongs to.
         name: The name that it has as a step.
@@ -127,6 +131,9 @@ class Crew:
     Raises:
         UsageError: The limiter is that of a group around this one.
     """
+
+    of_items: bool = False
+    _shown: BodyCall | None = None
 
     def __init__(
         self,
@@ -192,8 +199,7 @@ class Crew:
 
     def _put(self, jobs: Sequence[Any]) -> None:
         if jobs:
-            if self.node._started is None:
-                self.node._started = self.run.now()
+            self._begin_node()
             if not self.todo:
                 self.step._shift(1)  # for the line: somebody is about to work
             self.todo.extend(jobs)
@@ -364,6 +370,25 @@ class Crew:
         if is_unstarted(self.node) and not self.node.states:
             self.parent._take_back(self.node)
 
+    # -- observers --
+
+    def surround(self) -> None:
+        """Have observers around the group or map, if there is something to run."""
+        run, node = self.run, self.node
+        if run.observers.around and (self.todo or node._done is None):
+            kind: Kind = "map" if self.of_items else "group"
+            pattern = pattern_of(self.parent, node.name, self.step.path)
+            self._shown = run.call_of(kind, self.step.path, pattern, node)
+            run.observers.enter(self._shown)
+
+    def left(self, exc: BaseException | None) -> None:
+        """It was left, by this exception or none."""
+        if self._shown is not None:
+            ended, error = ending(exc)
+            if ended == "failed" and not self.node.errs:  # raised in the block, by another step
+                ended = "interrupted"
+            self.run.observers.leave(self._shown, ended, error)
+
     # -- rounds --
 
     def again(self) -> None:
@@ -469,9 +494,15 @@ class Crew:
         if node.done:
             return None
         reenter(node)
+        self._begin_node()
+        return b"null"
+
+    def _begin_node(self) -> None:
+        node = self.node
         if node._started is None:
             node._started = self.run.now()
-        return b"null"
+            if self.of_items:
+                detail(node).items = True
 
     def is_settled(self) -> bool:
         """Whether there is nothing to run, and what is recorded of the group is so still."""

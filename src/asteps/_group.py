@@ -133,6 +133,7 @@ class GroupOf(Generic[S]):
         except UsageError as exc:
             raise parent._abort(exc) from None
         self._crew = crew
+        crew.surround()
         crew.step._begin_block()
         await crew.begin_tasks()
         return self
@@ -147,6 +148,7 @@ class GroupOf(Generic[S]):
         if crew is None or crew.tasks is None or isinstance(exc, GeneratorExit):
             return
         crew.step._end_block()
+        left_by = exc
         try:
             if exc is None:
                 await crew.work.conclude(crew.step, self._round)
@@ -155,10 +157,14 @@ class GroupOf(Generic[S]):
                 crew.work.tell_due(crew.step)
             else:
                 await crew.end_tasks(exc)
+        except BaseException as raised:
+            left_by = raised
+            raise
         finally:
             crew.step._over = True
             crew.forget_unstarted()
             crew.take_back()
+            crew.left(left_by or crew.before)
         if crew.before is not None:
             raise crew.before
 

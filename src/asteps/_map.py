@@ -70,6 +70,7 @@ class Mapping:
         except (UsageError, TypeError) as exc:
             error = exc if isinstance(exc, UsageError) else UsageError(f"{what}: {exc}")
             raise parent._abort(error) from exc
+        crew.of_items = True
         self.call: Call = (crew.node, fn, (), self._spec, None)
         if options:  # found to be wrong before any body runs, and without items, too
             trial = Work(crew.step, name, State(name), fn, (), self._spec, None)
@@ -147,13 +148,19 @@ class Mapping:
         if crew.parent._crew is not None:
             crew.work.among(slot)
             crew.step._slot = slot
+        left_by: BaseException | None = None
         try:
+            crew.surround()
             await crew.work.conclude(crew.step, self._round)
-        except Signal:
-            self._forget_unstarted()
+            if crew.before is not None:
+                raise crew.before
+        except BaseException as exc:
+            left_by = exc
+            if isinstance(exc, Signal):
+                self._forget_unstarted()
             raise
-        if crew.before is not None:
-            raise crew.before
+        finally:
+            crew.left(left_by)
         return self.results()
 
     def _forget_unstarted(self) -> None:

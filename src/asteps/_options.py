@@ -9,7 +9,7 @@ from typing import Any, Literal, TypedDict
 import msgspec
 
 from ._clock import Clock, SystemClock
-from ._events import Observer
+from ._events import Around, Observer
 from ._paths import is_control
 from ._payload import UNSET, DecHook, EncHook, Payloads, Spec, function_name
 from ._policy import Duration, duration
@@ -40,7 +40,7 @@ class Options(msgspec.Struct, frozen=True, kw_only=True):
     on_end: Callable[[Step], Awaitable[object]] | None
     end_spec: Spec | None
     recover: bool
-    observers: tuple[Observer, ...]
+    observers: tuple[Observer | Around, ...]
     clock: Clock
     lease: float
     payloads: Payloads
@@ -64,7 +64,8 @@ class Keywords(TypedDict, total=False):
         max_crashes: A step that was interrupted this often without progress fails as ``crashed``.
         on_end: Runs as the step ``$end`` once the run has ended, done or failed; once per end.
         recover: Recover the causes of a failed run first.
-        observers: Told of each event, after the save that holds it.
+        observers: Told of each event, after the save that holds it, or entered around each call of
+            a body, or both: see `Observer` and `Around`.
         clock: Where time comes from.
         lease: Seconds for which a failing save is repeated, and for which the run stays held where
             the store cannot see that its holder has died; 30 by default.
@@ -84,7 +85,7 @@ class Keywords(TypedDict, total=False):
     max_crashes: int | None
     on_end: Callable[[Step], Awaitable[object]] | None
     recover: bool
-    observers: Sequence[Observer]
+    observers: Sequence[Observer | Around]
     clock: Clock | None
     lease: Duration
     max_result_bytes: int
@@ -128,7 +129,7 @@ def _check(
     max_crashes: int | None = None,
     on_end: Callable[[Step], Awaitable[object]] | None = None,
     recover: bool = False,
-    observers: Sequence[Observer] = (),
+    observers: Sequence[Observer | Around] = (),
     clock: Clock | None = None,
     lease: Duration = 30,
     max_result_bytes: int = 1 << 20,
@@ -156,8 +157,11 @@ def _check(
         raise UsageError(f"max_result_bytes= is a whole number from 1, not {max_result_bytes!r}")
     if not (inline or callable(fn)):
         raise UsageError(f"a run needs a function, not {type(fn).__name__}: {fn!r:.100}")
-    if callable(observers) or not all(map(callable, observers)):
-        raise UsageError("observers= takes a list of callables, each of which is given the events")
+    if callable(observers) or not all(map(_is_observer, observers)):
+        raise UsageError(
+            "observers= takes a list of callables, each of which is given the events, and of "
+            "objects with a method around(call)"
+        )
     if clock is not None and not isinstance(clock, Clock):
         raise UsageError(f"clock= takes a Clock, not {type(clock).__name__}")
     if fn is not None and name is None:
@@ -197,6 +201,11 @@ def _describe(value: object) -> str:
 
 def _is_store(value: object) -> bool:
     return not isclass(value) and isinstance(value, Store)
+
+
+def _is_observer(value: object) -> bool:
+    around = isinstance(value, Around)
+    return not isclass(value) if around else callable(value)
 
 
 def _is_count(value: object) -> bool:

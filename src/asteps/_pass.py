@@ -9,12 +9,13 @@ from typing import NoReturn, TypeAlias
 import anyio
 
 from ._clock import Clock
-from ._events import Event
+from ._events import BodyCall, Event, Kind, StepDone, StepStarted
 from ._loop import Loop, current_loop, watch_this_task
+from ._observers import Observers
 from ._payload import Payloads, Spec
 from ._policy import Duration, duration
-from ._saver import Observers, Saver
-from ._state import RunRecord, State, reset_node
+from ._saver import Saver
+from ._state import RunRecord, State, between_passes, moment, reset_node
 from .errors import AstepsError, UsageError
 
 __all__ = [
@@ -88,14 +89,20 @@ class Pass:
 
     Attributes:
         ready: A plain body may start without asking `prepare`.
+        shown: The same, but observers are to be shown what happens.
         halted: Why no further body may start: an `Abort`, or that the pass is over.
         at_large: Signals of `pending` that were raised and not yet caught, with where.
         scopes: Cancel scopes of steps that run in other tasks than their parent's body, with the
             execution of that body.
+        seen_at: When somebody was last known to be at work on the run, before this pass.
         vanished: Paths of recorded steps that the code no longer has.
+        carried: See `BodyCall`.
+        whole: The pass as observers see it, if any look.
     """
 
+    whole: BodyCall | None = None
     ready: bool = False
+    shown: bool = False
     halted: Signal | None = None
 
     def __init__(
@@ -112,6 +119,7 @@ class Pass:
         wait_until: float,
         begin_until: float | None,
         max_crashes: int | None,
+        seen_at: float,
     ) -> None:
         self.root = root
         self.record = record
@@ -127,6 +135,8 @@ class Pass:
         self.wait_until = wait_until
         self.begin_until = begin_until
         self.max_crashes = max_crashes
+        self.seen_at = seen_at
+        self.carried: dict[str, str] = dict(record.carried or {})
         self.idle_before: int = record.idle
         self.save_starts: bool = saver is not None and (record.idle >= 1 or max_crashes == 1)
         self.idle: bool = (
@@ -156,6 +166,7 @@ class Pass:
             self._counted = True
             self.record.idle += 1
             self.idle = self.record.idle > 1
+            between_passes(self.root, self.seen_at, self.now(), died=self.idle_before > 0)
             if self.saver is not None:
                 self.saver.touch("", self.root)
         await self.saved(urgent=True)
@@ -165,7 +176,9 @@ class Pass:
         self._get_ready()
 
     def _get_ready(self) -> None:
-        self.ready = not (self.begin_until is not None or self.save_starts or self.observers)
+        ready = not (self.begin_until is not None or self.save_starts)
+        self.shown = ready and self.observers.present
+        self.ready = ready and not self.observers.present
 
     def may_begin(self) -> bool:
         """Whether there is time for another body in this pass."""
@@ -232,11 +245,49 @@ class Pass:
         else:
             self.observers.tell(event)
 
+    def emit_start(self, path: str, now: float, node: State) -> None:
+        """A body is about to be called."""
+        self.emit(
+            StepStarted(
+                run_id=self.run_id,
+                path=path,
+                at=moment(now),
+                attempt=node.attempt,
+                interruptions=node.interruptions,
+            )
+        )
+
+    def emit_end(self, path: str, now: float) -> None:
+        """A body has returned, and its result is recorded."""
+        self.emit(StepDone(run_id=self.run_id, path=path, at=moment(now)))
+
+    def call_of(self, kind: Kind, path: str, pattern: str, node: State) -> BodyCall:
+        """A call of a body, to be shown to observers."""
+        return BodyCall(
+            run_id=self.run_id,
+            run_name=self.record.function,
+            epoch=self.epoch,
+            kind=kind,
+            path=path,
+            pattern=pattern,
+            attempt=node.attempt,
+            interruptions=node.interruptions,
+            carried=self.carried,
+            _part_of=self.whole,
+        )
+
+    def surround(self) -> None:
+        """Have observers around the whole pass; what they carry is saved with the claim."""
+        if self.observers.around:
+            self.whole = self.call_of("pass", "", "", self.root)
+            self.observers.enter(self.whole)
+            self.record.carried = self.carried or None
+
     def abort(self, error: AstepsError) -> Abort:
         """Make the pass end with this error, unless another came first; raise what it returns."""
         if not isinstance(self.halted, Abort):
             self.halted = Abort(error)
-            self.ready = False
+            self.ready = self.shown = False
         return self.halted
 
     def left(self, scope: anyio.CancelScope) -> None:
@@ -264,7 +315,7 @@ class Pass:
         """The driver leaves the pass: nothing of it may start any more."""
         if self.halted is None:
             self.halted = Abort(UsageError(_ENDED))
-        self.ready = False
+        self.ready = self.shown = False
         for scope in self.scopes:
             scope.cancel()
 

@@ -12,7 +12,9 @@ MAX_NAME = 200  # characters
 
 def escape(name: str) -> str:
     """A name as a segment of a path (RFC 6901): ``~`` becomes ``~0``, ``/`` becomes ``~1``."""
-    return name.replace("~", "~0").replace("/", "~1")
+    if "/" in name or "~" in name:
+        return name.replace("~", "~0").replace("/", "~1")
+    return name
 
 
 def join(parent: str, name: str) -> str:

@@ -181,6 +181,7 @@ class OpenRun:
         root._done = None  # the block runs again; recorded steps answer
         await stack.enter_async_context(session.held())
         current = self._pass = session.new_pass()
+        stack.push(self._surrounded)
         stack.push_async_callback(session.close_pass, current)
         stack.callback(leave_pass, enter_pass(current))
         self._work = Work(
@@ -193,6 +194,7 @@ class OpenRun:
             Step,
             run=current,
         )
+        current.surround()
         self._step = Step(current, root, None, root.name)
         self._step._body = _OwnTask()
         if self._was[0] is None:
@@ -201,6 +203,11 @@ class OpenRun:
             except Abort as abort:
                 raise abort.unwrapped() from abort.error.__cause__
         return self._step
+
+    def _surrounded(self, _kind: object, exc: BaseException | None, _trace: object) -> None:
+        """Nothing of the pass runs any more: observers around it leave."""
+        outcome = self._step._outcome
+        self._session.leave(self._pass, exc, pending=isinstance(outcome, Pending))
 
     async def __aexit__(
         self,

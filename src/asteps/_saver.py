@@ -10,8 +10,7 @@ task, or, where the store takes it without being awaited, by nobody's.
 
 from __future__ import annotations
 
-import logging
-from collections.abc import Awaitable, Callable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Mapping
 from functools import partial
 from typing import NamedTuple, TypeVar
 
@@ -19,17 +18,17 @@ import anyio
 
 from ._clock import Clock
 from ._codec import encode_record
-from ._events import Event, Observer
+from ._events import Event
 from ._loop import Wakeup, current_loop
+from ._observers import Observers
 from ._state import State
 from ._store import PromptStore, Store, Summary
 from .errors import StoreError, StoreRefusedError, StoreUnavailableError, UncertainWriteError
 
-__all__ = ["Observers", "Saver", "until_known"]
+__all__ = ["Saver", "until_known"]
 
 T = TypeVar("T")
 
-_log = logging.getLogger("asteps")
 _FIRST_DELAY = 0.01  # seconds before a failed save is repeated; doubles
 _LONGEST_DELAY = 2.0
 
@@ -94,8 +93,8 @@ class Saver:
         self._last = False  # one more save is owed, if only to say that nobody holds the run
         self._scope = anyio.CancelScope(shield=True)
         self._ended = self._loop.wakeup()
-        # What observers raise belongs into a task, so with them the saver's own task does it all.
-        self._begin = store.begin_save if isinstance(store, PromptStore) and not observers else None
+        self._begin = store.begin_save if isinstance(store, PromptStore) else None
+        self._raised: BaseException | None = None  # by an observer, outside the saver's task
         self._flying: _Batch | None = None  # the save that was begun and is not answered yet
         self._trouble: _Batch | None = None  # a save that has to be repeated
 
@@ -192,6 +191,8 @@ class Saver:
 
     async def _work(self) -> None:
         while self.error is None:
+            if self._raised is not None:
+                raise self._raised
             if self._trouble is not None:
                 batch, self._trouble = self._trouble, None
                 self._flying = batch  # nothing else may be begun meanwhile
@@ -258,17 +259,25 @@ class Saver:
             self._give_up(exc)
         else:
             self._landed(batch, revision)
+            self._tell(batch.events)
 
     def _landed(self, batch: _Batch, revision: str) -> None:
         self.revision = revision
         for saved in batch.waiting:
             if not saved.done():
                 saved.set_result(None)
-        self._tell(batch.events)
 
     def _tell(self, events: list[Event]) -> None:
         for event in events:
             self._observers.tell(event)
+
+    def _tell_outside(self, events: list[Event]) -> None:
+        """Tell observers where there is no task: what ends one is raised in the saver's own."""
+        try:
+            self._tell(events)
+        except BaseException as exc:
+            self._raised = self._raised or exc
+            self._wake()
 
     # -- without the task: for a store that takes a save without being awaited --
 
@@ -281,6 +290,7 @@ class Saver:
             or self._closing
             or not self._wanted
             or self.error is not None
+            or self._raised is not None
         ):
             return
         try:
@@ -307,6 +317,8 @@ class Saver:
             self._wake()
         elif revision is not None:
             self._landed(batch, revision)
+            if batch.events:
+                self._tell_outside(batch.events)
             if self._closing:
                 self._wake()
             elif self._wanted:
@@ -351,24 +363,3 @@ async def until_known(call: Callable[[], Awaitable[T]], clock: Clock, patience: 
         except (StoreUnavailableError, UncertainWriteError):
             if clock.monotonic() + delay - started > patience:
                 raise
-
-
-class Observers:
-    """Who is told of events; what one of them raises is logged once and goes no further."""
-
-    def __init__(self, observers: Sequence[Observer]) -> None:
-        self._observers = tuple(observers)
-        self._blamed: set[int] = set()
-
-    def __bool__(self) -> bool:
-        return bool(self._observers)
-
-    def tell(self, event: Event) -> None:
-        """Call each observer."""
-        for place, observer in enumerate(self._observers):
-            try:
-                observer(event)
-            except Exception:
-                if place not in self._blamed:
-                    self._blamed.add(place)
-                    _log.exception("observer %r failed on %r; the run goes on", observer, event)

@@ -9,16 +9,18 @@ from typing import Any
 
 import anyio
 
+from ._body import ending
 from ._codec import assemble, tree_as_records
 from ._events import PassEnded, PassStarted
 from ._failure import error_of
 from ._loop import is_cancellation
+from ._observers import Observers
 from ._options import Options
 from ._outcome import Done, Failed, Outcome, Pending
 from ._pass import Abort, Over, Pass, PassOver, Wake, enter_pass, leave_pass
 from ._payload import Spec
-from ._saver import Observers, Saver
-from ._state import END, FORMAT, RunRecord, State, moment, reopen, seconds, settle
+from ._saver import Saver
+from ._state import END, FORMAT, RunRecord, State, last_seen, moment, reopen, seconds, settle
 from ._step import Step
 from ._store import LeaseStore, Status, StoredRun, Summary
 from ._work import Work
@@ -52,6 +54,7 @@ class Session:
             self.root = assemble(stored.records, f"run {o.id!r}")
         else:
             self.root = State(o.name) if o.state is None else o.state
+        self._seen_at = 0.0 if stored is None else last_seen(self.root, stored.summary.updated_at)
         now = o.clock.now()
         if self.root.run is None:
             self.root.run = RunRecord(FORMAT)
@@ -178,6 +181,7 @@ class Session:
             wait_until=now + o.max_wait,
             begin_until=None if o.max_pass is None else now + o.max_pass,
             max_crashes=o.max_crashes,
+            seen_at=self._seen_at,
         )
         if self.observers:
             self.current.emit(PassStarted(run_id=o.id, path="", at=moment(now), epoch=self.epoch))
@@ -187,7 +191,7 @@ class Session:
         self, current: Pass, wake: Wake | None, error: StepError | None, value: object
     ) -> Outcome[Any]:
         """What a pass has come to."""
-        now = current.now()
+        self._seen_at = now = current.now()
         current.orderly()
         vanished = tuple(dict.fromkeys(current.vanished))
         outcome: Outcome[Any]
@@ -229,8 +233,10 @@ class Session:
         error: StepError | None = None
         wake: Wake | None = None
         value: Any = None
+        left_by: BaseException | None = None
         try:
             try:
+                current.surround()
                 if self.root._done is None:
                     work = Work(None, self.root.name, self.root, fn, args, spec, Step, run=current)
                     value = await work.run()
@@ -246,13 +252,24 @@ class Session:
                 wake, end_error = await self.run_end(current)
                 error = error or end_error
         except Abort as abort:
+            left_by = abort
             if isinstance(abort.error, UsageError):
                 current.disregard()
             raise abort.unwrapped() from abort.error.__cause__
+        except BaseException as exc:
+            left_by = exc
+            raise
         finally:
             await self.close_pass(current)
+            self.leave(current, left_by or error, pending=wake is not None and left_by is None)
             leave_pass(token)
         return self.end_pass(current, wake, error, value), error
+
+    def leave(self, current: Pass, left_by: BaseException | None, *, pending: bool) -> None:
+        """Have observers that are around the pass leave it."""
+        if current.whole is not None:
+            how = ("pending", None) if pending else ending(left_by)
+            self.observers.leave(current.whole, *how)
 
     async def run_end(self, current: Pass) -> tuple[Wake | None, StepError | None]:
         """Run ``on_end`` as the step `END`, once the root's outcome is durable."""

@@ -20,6 +20,7 @@ import msgspec
 from msgspec import Meta, Raw
 
 from ._golang import translate
+from ._history import MOST_PHASES, Earlier, Phase, PhaseStatus, enter, sum_up
 from ._paths import MAX_DEPTH, MAX_NAME, check_name, escape, is_control, join, split
 from ._payload import DecHook, EncHook, Payloads
 from .errors import DuplicateStepError, Failure, StateFormatError, UsageError
@@ -29,18 +30,23 @@ __all__ = [
     "END",
     "FORMAT",
     "Detail",
+    "Note",
     "RunRecord",
     "State",
     "begin",
+    "between_passes",
     "causes_of",
     "check_tree",
+    "cut_off",
     "detail",
     "fail",
     "finish",
     "instant",
     "interrupt",
+    "last_seen",
     "moment",
     "pend",
+    "put_down",
     "recover_causes",
     "reenter",
     "refuse_format",
@@ -74,10 +80,27 @@ else:
     Children = list["State"] | None
 
 
+MOST_NOTES = 100
+_MAX_NOTE = 4_000  # characters
+
 FORMAT = 1
 """Number of the tree's format; a tree that carries a higher one is refused."""
 
 # --- the Structs ----------------------------------------------------------------------------------
+
+
+class Note(msgspec.Struct, frozen=True, omit_defaults=True, forbid_unknown_fields=True):
+    """What somebody did to a run, for those who look at it later.
+
+    Attributes:
+        at: When.
+        text: What was done, and why.
+        by: Who did it.
+    """
+
+    at: Annotated[datetime, Meta(tz=True)]
+    text: str
+    by: str = ""
 
 
 class RunRecord(
@@ -93,6 +116,8 @@ class RunRecord(
         inputs: Digest of the driver's ``inputs=``; empty without.
         idle: Passes that were begun and did not end, since one of them last made progress.
         created_at: When the run was created.
+        notes: What operators did to the run, the last `MOST_NOTES` of them.
+        carried: What observers of a pass want those of later passes to be shown.
     """
 
     format: int
@@ -102,6 +127,8 @@ class RunRecord(
     inputs: str = ""
     idle: int = 0
     created_at: Instant = None
+    notes: list[Note] | None = None
+    carried: dict[str, str] | None = None
 
 
 class Detail(msgspec.Struct, omit_defaults=True, rename="camel", forbid_unknown_fields=True):
@@ -119,6 +146,10 @@ class Detail(msgspec.Struct, omit_defaults=True, rename="camel", forbid_unknown_
         once: An ``at_most_once`` body may have begun.
         token_name: The name by which tokens know a step that was renamed.
         renames: How many children were renamed.
+        items: Its children are the items of a map.
+        planned: Names of the children that a plan declares.
+        phases: What a step went through that did not just work from its start to its end.
+        earlier: What it went through before, summed up.
     """
 
     generation: int = 0
@@ -132,6 +163,10 @@ class Detail(msgspec.Struct, omit_defaults=True, rename="camel", forbid_unknown_
     once: bool = False
     token_name: str = ""
     renames: int = 0
+    items: bool = False
+    planned: list[str] | None = None
+    phases: list[Phase] | None = None
+    earlier: Earlier | None = None
 
 
 _PLAIN = Detail()  # what a node without a Detail says; never changed
@@ -202,6 +237,38 @@ class State(msgspec.Struct, omit_defaults=True, forbid_unknown_fields=True, gc=F
     def interruptions(self) -> int:
         """How often the step was found interrupted since the last recover or reset."""
         return 0 if self.detail is None else self.detail.interruptions
+
+    @property
+    def first_started_at(self) -> datetime | None:
+        """When the first attempt began, also where `started_at` is a later one's."""
+        own = self.detail
+        first = None if own is None else own.first_at
+        return instant(self._started if first is None else first)
+
+    @property
+    def phases(self) -> tuple[Phase, ...]:
+        """What the step went through; none for one that worked from its start to its end."""
+        return () if self.detail is None else tuple(self.detail.phases or ())
+
+    @property
+    def earlier(self) -> Earlier | None:
+        """What it went through before `phases`, summed up."""
+        return None if self.detail is None else self.detail.earlier
+
+    @property
+    def of_items(self) -> bool:
+        """Whether it is a map, its children its items."""
+        return self.detail is not None and self.detail.items
+
+    @property
+    def planned(self) -> tuple[str, ...]:
+        """Names of the children that a plan declares, begun or not."""
+        return () if self.detail is None else tuple(self.detail.planned or ())
+
+    @property
+    def notes(self) -> tuple[Note, ...]:
+        """What operators wrote down about the run; on a root."""
+        return () if self.run is None else tuple(self.run.notes or ())
 
     @property
     def started(self) -> bool:
@@ -328,6 +395,25 @@ class State(msgspec.Struct, omit_defaults=True, forbid_unknown_fields=True, gc=F
 
     # -- what operators do --
 
+    def note(self, text: str, /, *, by: str = "", now: datetime | None = None) -> None:
+        """Write down what was done to the run, and why; reports show it.
+
+        The last `MOST_NOTES` are kept.
+
+        Args:
+            text: What was done; at most 4,000 characters are kept.
+            by: Who did it.
+            now: When; now by default.
+
+        Raises:
+            UsageError: This is no root of a run.
+        """
+        if self.run is None:
+            raise UsageError("notes are written down at the root of a run")
+        kept = [each.encode("utf-8", "backslashreplace").decode() for each in (text, by)]
+        made = Note(now or datetime.now(UTC), kept[0][:_MAX_NOTE], kept[1][:MAX_NAME])
+        self.run.notes = [*(self.run.notes or ()), made][-MOST_NOTES:]
+
     def recover(self, path: str | None = None) -> list[str]:
         """Make failed steps runnable again, their attempts counted from 1.
 
@@ -394,6 +480,7 @@ class State(msgspec.Struct, omit_defaults=True, forbid_unknown_fields=True, gc=F
         moment = (now or datetime.now(UTC)).timestamp()
         self._reopen_above(path, line)
         node = line[-1]
+        _leave_outcome(node)
         begin(node, moment)
         finish(node, data, moment)
         settle_node(node)
@@ -419,6 +506,8 @@ class State(msgspec.Struct, omit_defaults=True, forbid_unknown_fields=True, gc=F
         own, above = detail(node), detail(parent)
         own.token_name = own.token_name or node.name
         above.renames += 1
+        if above.planned is not None:
+            above.planned = [name if each == node.name else each for each in above.planned]
         if above.failure is not None:
             causes = tuple(name if c == node.name else c for c in above.failure.causes)
             above.failure = msgspec.structs.replace(above.failure, causes=causes)
@@ -464,8 +553,9 @@ def seconds(value: Instant) -> float | None:
     """A node's time as seconds since the epoch."""
     if not isinstance(value, datetime):
         return value
+    found = value.timestamp()
     # The first and the last day of the calendar, seen from another time zone, are beyond it.
-    return min(max(value.timestamp(), _FIRST), _LAST)
+    return found if _FIRST <= found <= _LAST else min(max(found, _FIRST), _LAST)
 
 
 def whole_microseconds(value: float) -> float:
@@ -513,9 +603,12 @@ def begin(node: State, now: float) -> None:
     """An attempt of the step begins, or goes on after a pending or an interruption."""
     if node._started is None:
         node._started = now
-    if (own := node.detail) is not None and own.wake_at is not None:
-        own.wake_at = None
-        own.why = ""
+    if (own := node.detail) is not None:
+        if own.wake_at is not None:
+            own.wake_at = None
+            own.why = ""
+        if own.phases is not None:
+            _enter(node, own, "working", now)
 
 
 def finish(node: State, result: bytes, now: float) -> None:
@@ -540,9 +633,10 @@ def fail(node: State, failure: Failure, now: float) -> None:
     node._done = now
 
 
-def retry_later(node: State, failure: Failure, wake_at: float) -> None:
+def retry_later(node: State, failure: Failure, wake_at: float, now: float) -> None:
     """An attempt failed; another is due at ``wake_at``."""
     own = detail(node)
+    _enter(node, own, "retrying", now)
     own.failure = failure
     own.wake_at = wake_at
     own.why = failure.message
@@ -562,9 +656,10 @@ def restart(node: State, now: float) -> None:
     node._started = now
 
 
-def pend(node: State, wake_at: float, why: str) -> None:
+def pend(node: State, wake_at: float, why: str, now: float) -> None:
     """The step is not finished; it is called again at ``wake_at``."""
     own = detail(node)
+    _enter(node, own, "waiting", now)
     own.wake_at = wake_at
     own.why = why
     own.once = False
@@ -572,6 +667,7 @@ def pend(node: State, wake_at: float, why: str) -> None:
 
 def reenter(node: State) -> None:
     """A finished group has something to do again, or comes to something else."""
+    _leave_outcome(node)
     node.result = ABSENT
     node.errs = None
     node._done = None
@@ -579,9 +675,65 @@ def reenter(node: State) -> None:
         node.detail.failure = None
 
 
-def interrupt(node: State) -> None:
-    """The step was found begun, with nothing to show for it, and nobody at work on it."""
-    detail(node).interruptions += 1
+def interrupt(node: State, since: float) -> None:
+    """The step was found begun, with nothing to show for it, and nobody at work on it.
+
+    Args:
+        node: The step.
+        since: When somebody was last known to be at work on the run.
+    """
+    own = detail(node)
+    own.interruptions += 1
+    _enter(node, own, "interrupted", since)
+
+
+def cut_off(node: State, now: float) -> None:
+    """The body is cancelled."""
+    if node._started is not None and node._done is None:
+        _enter(node, detail(node), "interrupted", now)
+
+
+def between_passes(root: State, since: float, now: float, *, died: bool) -> None:
+    """A pass works at a run; the one before ended at ``since``, or died soon after."""
+    own = root.detail
+    last = seconds(own.phases[-1].since if own is not None and own.phases else root._started)
+    since = min(since, now)
+    if last is not None and last < since:  # else the root has begun in this pass
+        own = detail(root)
+        _enter(root, own, "interrupted" if died else "waiting", since)
+        _enter(root, own, "working", now)
+
+
+def put_down(root: State, since: float) -> None:
+    """The run is changed by an operator; nobody was at work on it after ``since``."""
+    if root._done is not None or root.run is None or root.first_started_at is None:
+        return
+    if not root.phases or root.phases[-1].status == "working":
+        _enter(root, detail(root), "interrupted" if root.run.idle else "waiting", since)
+
+
+def last_seen(root: State, saved_at: float) -> float:
+    """When somebody was last at work on a run that was last saved then."""
+    last = root.phases[-1:]
+    if last and last[0].status in ("interrupted", "waiting"):
+        return min(last[0].since.timestamp(), saved_at)
+    return saved_at
+
+
+def _enter(node: State, own: Detail, status: PhaseStatus, since: float) -> None:
+    if own.phases is None:
+        began = seconds(own.first_at)
+        own.phases = enter(None, status, since, seconds(node._started) if began is None else began)
+    else:
+        enter(own.phases, status, since, None)
+        if len(own.phases) > MOST_PHASES:
+            own.earlier = sum_up(own.phases, own.earlier)
+
+
+def _leave_outcome(node: State) -> None:
+    """What a step came to will be forgotten; remember until when it was so."""
+    if (done := seconds(node._done)) is not None and node._started is not None:
+        _enter(node, detail(node), "failed" if node.errs else "done", done)
 
 
 def causes_of(node: State) -> Sequence[str]:
@@ -612,6 +764,7 @@ def _recover(node: State, path: str, recovered: list[str]) -> None:
 
 def _clear(node: State) -> None:
     """Forget what a step came to; keep its children, its info and how often it was reset."""
+    _leave_outcome(node)
     if (own := node.detail) is not None or node._started is not None:
         own = detail(node)
         own.first_at = own.first_at or node._started

@@ -21,10 +21,19 @@ from typing import Any, NoReturn, TypeAlias, TypeVar, TypeVarTuple, Unpack, cast
 import anyio
 from msgspec import Raw
 
-from ._body import NOT_RUNNING, OWN, Running, as_coroutine, check_at_large, swallowed
+from ._body import (
+    NOT_RUNNING,
+    OWN,
+    Running,
+    as_coroutine,
+    check_at_large,
+    ending,
+    pattern_of,
+    swallowed,
+)
 from ._codec import snapshot
 from ._crew import GroupOptions
-from ._events import InfoSaved
+from ._events import InfoSaved, Kind
 from ._group import GroupOf
 from ._loop import Wakeup
 from ._map import MapOptions, Mapping
@@ -85,6 +94,7 @@ class Step:
     _open = False  # ... but the block of the group is still being run
     _body: Running = NOT_RUNNING
     _own_path: str | None = None
+    _own_pattern: str | None = None
     _outcome: Outcome[Any] | None = None
 
     def __init__(self, run: Pass, node: State, parent: Step | None, name: str) -> None:
@@ -362,6 +372,8 @@ class Step:
         elif node._started is not None or node._done is not None or node.detail is not None:
             return await self._work(name, node, fn, args, Step, options)
         if not run.ready:
+            if run.shown:
+                return await self._shown(name, node, fn, args, spec, Step)
             return await self._work(name, node, fn, args, Step, options)
 
         node._started = run.now()
@@ -502,6 +514,8 @@ class Step:
         elif node._started is not None or node._done is not None or node.detail is not None:
             return await self._work(name, node, fn, args, None, options)
         if not (run.ready and spec.is_async):
+            if run.shown and spec.is_async:
+                return await self._shown(name, node, fn, args, spec, None)
             return await self._work(name, node, fn, args, None, options)
 
         node._started = run.now()
@@ -533,6 +547,74 @@ class Step:
                 run.check_saver()
             elif run.idle:
                 run.progress()
+            return result
+        finally:
+            self._active -= OWN
+            if self._still is not None and not self._active:
+                self._still.set()
+
+    async def _shown(
+        self,
+        name: str,
+        node: State,
+        fn: Any,
+        args: tuple[Any, ...],
+        spec: Spec,
+        execution: type[Step] | None,
+    ) -> Any:
+        """The short way of `do` and `call`, where observers are to be shown what happens."""
+        run, observers, child, shown = self._run, self._run.observers, None, None
+        node._started = now = run.now()
+        self._active = OWN
+        path = join(self.path, name)
+        try:
+            try:
+                if observers:
+                    run.emit_start(path, now, node)
+                if observers.around:
+                    kind: Kind = "call" if execution is None else "do"
+                    shown = run.call_of(kind, path, pattern_of(self, name, path), node)
+                    observers.enter(shown)
+                if execution is None:
+                    value = await fn(*args)
+                    if run.at_large:
+                        check_at_large(run, self, path)
+                else:
+                    child = execution(run, node, self, name)
+                    body = fn(child, *args)
+                    if type(body) is not CoroutineType:
+                        body = as_coroutine(body, fn)
+                    child._body = body
+                    value = await body
+                    if child._seen is not None or child._ended is not None or run.at_large:
+                        await child._leave()
+            except BaseException as exc:
+                work = Work(self, name, node, fn, args, spec, execution)
+                return await work.run_from(child, exc, shown)
+            try:
+                data, result = run.payloads.result(value, spec, name)
+            except Exception:
+                work = Work(self, name, node, fn, args, spec, execution)
+                work._shown = shown
+                data, result = await work.fit(value)
+            node.result = data
+            node._done = now = run.now()
+            if observers:
+                run.emit_end(path, now)
+            saved = None if run.quiet else self._hand_over(name, node)
+            if shown is not None:
+                observers.leave(shown, "done", None)  # while the store is at work
+            if saved is not None:
+                await saved
+            if not run.quiet:
+                run.check_saver()
+            elif run.idle:
+                run.progress()
+        except BaseException as exc:
+            if shown is not None:
+                observers.leave(shown, *ending(exc))
+            raise
+        else:
             return result
         finally:
             self._active -= OWN

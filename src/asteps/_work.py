@@ -16,23 +16,34 @@ from ._body import (
     as_coroutine,
     call_plain,
     check_at_large,
+    ending,
     essence,
     leaves,
     not_called,
+    pattern_of,
     swallowed,
 )
-from ._events import StepDone, StepFailed, StepPending, StepRetrying, StepStarted
+from ._events import (
+    BodyCall,
+    Ended,
+    Kind,
+    StepFailed,
+    StepPending,
+    StepRetrying,
+)
 from ._failure import describe, error_of
 from ._loop import is_cancellation
 from ._pass import Abort, NotYet, Over, Pass, PassOver, Signal, Wake
 from ._paths import join
 from ._payload import UNSET, Spec, TooLargeError, function_name
 from ._policy import Duration, Retry, duration
+from ._poll import Poll, Sleep
 from ._sibling import Sibling, inside, reenter_groups
 from ._slot import Slot
 from ._state import (
     State,
     begin,
+    cut_off,
     detail,
     fail,
     finish,
@@ -57,6 +68,8 @@ class Work:
         parent: The execution of the parent's body; ``None`` for the root.
         execution: Makes the child's own execution; ``None`` for a function that takes no step.
     """
+
+    _shown: BodyCall | None = None  # the call of the body, as observers see it while it lasts
 
     def __init__(
         self,
@@ -148,8 +161,15 @@ class Work:
         self._sibling.line_up()
         return self._until_settled(None)
 
-    async def run_from(self, child: Any, exc: BaseException) -> Any:
-        """Go on where the short way met this exception; the parent counts the step as active."""
+    async def run_from(self, child: Any, exc: BaseException, shown: BodyCall | None = None) -> Any:
+        """Go on where the short way met this exception; the parent counts the step as active.
+
+        Args:
+            child: The execution of the body, if it was given one.
+            exc: What it raised.
+            shown: The call as observers see it.
+        """
+        self._shown = shown
         self._entered = self._sibling.counted = True
         return await self._until_settled((child, exc))
 
@@ -230,6 +250,9 @@ class Work:
         except StepError:
             await self._sibling.take_slots()  # given back in a wait that was cut short, perhaps
             raise
+        except BaseException as exc:
+            self.leave(*ending(exc))
+            raise
         else:
             await self._sibling.take_slots()
             return self._result
@@ -271,6 +294,7 @@ class Work:
         own = node.detail
         if self._at_most_once and not self._entered and own is not None and own.once:
             self._found_interrupted()
+            self.surround()
             await self._fail(
                 self._engine_failure(
                     "interrupted",
@@ -287,6 +311,7 @@ class Work:
         elif node._started is not None and not self._entered and not node.pending:
             self._found_interrupted()
             if self._crashed_too_often():
+                self.surround()
                 await self._fail(
                     self._engine_failure(
                         "crashed",
@@ -311,15 +336,7 @@ class Work:
             await run.saved(urgent=True)
         await self._sibling.turn()
         if run.observers:
-            run.emit(
-                StepStarted(
-                    run_id=run.run_id,
-                    path=self._path,
-                    at=moment(now),
-                    attempt=node.attempt,
-                    interruptions=node.interruptions,
-                )
-            )
+            run.emit_start(self._path, now, node)
 
     async def _attempt(self) -> Wake | None:
         """Run the body once.
@@ -331,6 +348,7 @@ class Work:
         deadline = self._deadline()
         left = None if deadline is None else deadline - self._run.now()
         if left is not None and left <= 0:
+            self.surround()
             return await self.settle(None, self._timed_out(), kind="timeout")
         child = None
         if self._execution is not None:
@@ -341,6 +359,7 @@ class Work:
                 child._announced = self._run.claimed  # by that very save
         limit: anyio.CancelScope | None = None
         try:
+            self.surround()
             if left is None:
                 value = await self._invoke(child)
             else:
@@ -358,6 +377,26 @@ class Work:
         data, self._result = await self.fit(value)
         await self.done(data)
         return None
+
+    def surround(self) -> None:
+        """Have observers around the call that is about to be made; the pass's are the root's."""
+        run, parent = self._run, self._parent
+        if run.observers.around and parent is not None:
+            pattern = pattern_of(parent, self._name, self._path)
+            self._shown = run.call_of(self._kind(), self._path, pattern, self._node)
+            run.observers.enter(self._shown)
+
+    def _kind(self) -> Kind:
+        if self._execution is None:
+            return "call"
+        kind = type(self._fn)
+        return "poll" if kind is Poll else "sleep" if kind is Sleep else "do"
+
+    def leave(self, ended: Ended, error: BaseException | None) -> None:
+        """The call has come to this: observers around it leave."""
+        if self._shown is not None:
+            call, self._shown = self._shown, None
+            self._run.observers.leave(call, ended, error)
 
     def _invoke(self, child: Execution | None) -> Coroutine[Any, Any, Any]:
         if child is None:
@@ -417,6 +456,7 @@ class Work:
             or not isinstance(exc, anyio.get_cancelled_exc_class())
         ):
             # Cancelled, or KeyboardInterrupt and its like: the step is interrupted.
+            cut_off(self._node, run.now())
             self._touch()
             if self._sibling.weight != OWN and run.driver_is_cancelled():
                 self._tell_of_cancellation()
@@ -474,11 +514,13 @@ class Work:
         if self._at_most_once:
             detail(node).once = False  # the end is known: not yet
             self._touch()
+        if not isinstance(exc, Abort):
+            self.leave("pending", None)
         if isinstance(exc, NotYet):
             run.at_large.clear()
             now = run.now()
             wake_at = whole_microseconds(now + exc.after)
-            pend(node, wake_at, exc.why)
+            pend(node, wake_at, exc.why, now)
             run.progress()
             self._touch()
             if run.observers:
@@ -513,7 +555,7 @@ class Work:
         now, attempt = run.now(), node.attempt
         chance = int.from_bytes(os.urandom(4)) / 0xFFFFFFFF  # `random` costs 1 ms to import
         wake_at = whole_microseconds(now + retry.delay_after(attempt, chance))
-        retry_later(node, failure, wake_at)
+        retry_later(node, failure, wake_at, now)
         run.progress()
         self._touch()
         if run.observers:
@@ -527,6 +569,7 @@ class Work:
                     wake_at=moment(wake_at),
                 )
             )
+        self.leave("retrying", exc)
         return (wake_at, self._path, failure.message)
 
     async def _fail(
@@ -549,6 +592,7 @@ class Work:
                     failure=failure,
                 )
             )
+        self.leave("failed", exc or error_of(node, self._path))
         await self._saved()
         raise error_of(node, self._path) from exc
 
@@ -563,7 +607,8 @@ class Work:
         run.progress()
         self._touch()
         if run.observers:
-            run.emit(StepDone(run_id=run.run_id, path=self._path, at=moment(now)))
+            run.emit_end(self._path, now)
+        self.leave("done", None)
 
     async def _saved(self) -> None:
         """Wait for the save of an outcome; the root's is part of the driver's last one."""
@@ -646,7 +691,7 @@ class Work:
         return TimeoutError(f"the attempt took longer than its timeout of {self._timeout:g} s")
 
     def _found_interrupted(self) -> None:
-        interrupt(self._node)
+        interrupt(self._node, self._run.seen_at)
         self._touch()
 
     def _crashed_too_often(self) -> bool:
