@@ -21,6 +21,7 @@ from ._operators import RunSummary, delete_run, edit_run, list_runs, load_state
 from ._options import Keywords
 from ._outcome import Done, Failed, Outcome, Pending
 from ._pass import pending
+from ._plan import Plan, Progress, Task
 from ._policy import Duration, Retry
 from ._run import open_run, reconcile, run
 from ._state import Note, State
@@ -72,6 +73,8 @@ __all__ = [
     "PassStarted",
     "Pending",
     "Phase",
+    "Plan",
+    "Progress",
     "PromptStore",
     "Retry",
     "RunMismatchError",
@@ -93,6 +96,7 @@ __all__ = [
     "StoredRun",
     "Summary",
     "SystemClock",
+    "Task",
     "UncertainWriteError",
     "UsageError",
     "delete_run",

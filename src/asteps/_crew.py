@@ -122,7 +122,7 @@ class Crew:
 
     Args:
         parent: The execution of the body that the group or map belongs to.
-        name: The name that it has as a step.
+        name: The name that it has as a step; ``None`` for children of the parent's own.
         policy: What the children come to together.
         call_of: What there is to run of a job.
         begin: Runs a job the long way.
@@ -138,16 +138,20 @@ class Crew:
     def __init__(
         self,
         parent: Any,
-        name: str,
+        name: str | None,
         policy: Policy,
         *,
         call_of: Callable[[Any], Call],
         begin: Callable[[Any, Slot | None], Coroutine[Any, Any, Any]],
         values: Any,
     ) -> None:
-        path = join(parent.path, name)
+        path = parent.path if name is None else join(parent.path, name)
         self.limiter: anyio.CapacityLimiter | None = _limiter(policy.limit, parent, path)
-        name, node = parent._node_of(name)
+        step, node = parent, parent._node
+        if name is not None:
+            name, node = parent._node_of(name)
+            step = type(parent)(parent._run, node, parent, name)
+            self.work: Work = Work(parent, name, node, _no_body, (), NOTHING, None)
         self.parent = parent
         self.run: Pass = parent._run
         self.node: State = node
@@ -155,10 +159,9 @@ class Crew:
         self.call_of = call_of
         self.begin = begin
         self.values = values
-        self.step: Any = type(parent)(parent._run, node, parent, name)
-        self.step._crew = self
-        self.step._enter()
-        self.work: Work = Work(parent, name, node, _no_body, (), NOTHING, None)
+        self.step: Any = step
+        step._crew = self
+        step._enter()
         self.works: dict[Any, Work] = {}  # of jobs that go the long way
         self.todo: deque[Any] = deque()
         self.waiting: list[Any] = []  # jobs that are due beyond the pass's budget

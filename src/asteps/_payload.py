@@ -29,6 +29,7 @@ __all__ = [
     "EncHook",
     "Payloads",
     "Spec",
+    "Specified",
     "TooLargeError",
     "Unset",
     "function_name",
@@ -68,17 +69,25 @@ class Spec:
         is_async: Calling it makes a coroutine.
         exact: There is no annotation: a result must equal what its JSON decodes to.
         decode: Result bytes to the value that the caller gets.
+        lasting: It holds nothing of its function, and may be remembered as long as that lives.
     """
 
-    __slots__ = ("decode", "exact", "is_async", "type")
+    __slots__ = ("decode", "exact", "is_async", "lasting", "type")
 
     def __init__(
-        self, *, is_async: bool, exact: bool, type: object, decode: Callable[[Any], Any]
+        self,
+        *,
+        is_async: bool,
+        exact: bool,
+        type: object,
+        decode: Callable[[Any], Any],
+        lasting: bool = True,
     ) -> None:
         self.is_async: bool = is_async
         self.exact: bool = exact
         self.type: object = type
         self.decode: Callable[[Any], Any] = decode
+        self.lasting: bool = lasting
 
 
 _encode: Callable[[Any], bytes] = msgspec.json.Encoder().encode
@@ -97,10 +106,17 @@ def _known(fn: Callable[..., Any]) -> Spec | None:
         return None
 
 
-def _remember(fn: Callable[..., Any], spec: Spec) -> Spec:
+def _remember(fn: Callable[..., Any], spec: Spec) -> None:
     with contextlib.suppress(TypeError):
         _memo[fn] = spec
-    return spec
+
+
+class Specified(typing.Protocol):
+    """A callable object whose result has no annotation, because it is known only to itself."""
+
+    def spec_of_result(self, payloads: Payloads) -> Spec:
+        """How to call it, and how its result comes back."""
+        ...
 
 
 class Payloads:
@@ -278,7 +294,10 @@ class Payloads:
         except (KeyError, TypeError):  # new, or an unhashable callable object
             pass
         if returns is UNSET and self._dec_hook is None:
-            spec = _known(fn) or _remember(fn, self._make_spec(fn, returns))
+            known = _known(fn)
+            spec = known or self._make_spec(fn, returns)
+            if known is None and spec.lasting:
+                _remember(fn, spec)
         else:
             spec = self._make_spec(fn, returns)
         if len(self.specs) >= _MAX_SPECS:
@@ -299,6 +318,8 @@ class Payloads:
             raise UsageError(
                 f"{function_name(fn)} is a generator: a step's function returns its result once"
             )
+        if returns is UNSET and (owner := _owner_of(inner)) is not None:
+            return owner.spec_of_result(self)
         is_async = inspect.iscoroutinefunction(inner)
         found = _return_annotation(inner, needed=returns is UNSET)
         if returns is UNSET:
@@ -349,6 +370,12 @@ def function_name(fn: Callable[..., Any]) -> str:
         fn = fn.func
     name = getattr(fn, "__qualname__", None)
     return name if isinstance(name, str) else type(fn).__qualname__
+
+
+def _owner_of(fn: Callable[..., Any]) -> Specified | None:
+    """The object behind a method that knows its result better than an annotation does."""
+    owner: Any = getattr(inspect.unwrap(fn), "__self__", None)
+    return owner if hasattr(type(owner), "spec_of_result") else None
 
 
 def _return_annotation(fn: Callable[..., Any], *, needed: bool) -> Any:

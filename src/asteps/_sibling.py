@@ -201,9 +201,9 @@ class Sibling:
                 await slot.take()
 
 
-def reenter_groups(step: Execution) -> None:
+def reenter_groups(step: Execution | None) -> None:
     """A child begins: the finished group that it belongs to has something to do again."""
-    while step._crew is not None:
+    while step is not None and step._crew is not None:  # the root may have a plan's
         if step._node._done is not None:
             reenter(step._node)
         step = step._parent

@@ -16,7 +16,7 @@ from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Coroutine, Iterable
 from types import CoroutineType
-from typing import Any, NoReturn, TypeAlias, TypeVar, TypeVarTuple, Unpack, cast, overload
+from typing import Any, NoReturn, Protocol, TypeAlias, TypeVar, TypeVarTuple, Unpack, cast, overload
 
 import anyio
 from msgspec import Raw
@@ -53,10 +53,17 @@ from .errors import DuplicateStepError, Failure, StepError, UsageError, type_nam
 __all__ = ["Group", "Step"]
 
 T = TypeVar("T")
+T_co = TypeVar("T_co", covariant=True)
 U = TypeVar("U")
 I = TypeVar("I")  # noqa: E741 - of items
 K = TypeVar("K")
 Ts = TypeVarTuple("Ts")
+
+
+class Planned(Protocol[T_co]):
+    """A step that is known before it runs: what `Plan.task` gives."""
+
+    def _result_for(self, step: Any, /) -> T_co: ...
 
 
 class Step:
@@ -90,7 +97,8 @@ class Step:
     _late = 0  # of the active children's weight, that of those which only others keep alive
     _cancelled = False  # the driver was, while children ran in other tasks
     _mark: object = None  # of the thread in which a function is called for it
-    _crew: Any = None  # of a group or map: its body waits for its children
+    _crew: Any = None  # of a group, a map or a plan: its body waits for its children
+    _tasks: Any = None  # of a plan, which its children are
     _open = False  # ... but the block of the group is still being run
     _body: Running = NOT_RUNNING
     _own_path: str | None = None
@@ -243,6 +251,32 @@ class Step:
                 InfoSaved(run_id=self.run_id, path=self.path, at=moment(self._run.now()))
             )
         await self._run.saved(urgent=True)
+
+    # -- of a plan --
+
+    def result_of(self, task: Planned[T], /) -> T:
+        """What another task of the plan returned, for a step that runs after it.
+
+        Args:
+            task: What `Plan.task` gave. The task in whose body this is asked comes after it, or
+                one above does; the body may be that of a step further below.
+
+        Returns:
+            What the task returned, as it comes back from its JSON; of a task that is made of tasks,
+            what these came to, as of a `Plan`.
+
+        Raises:
+            UsageError: It is not certain that the task is done by now, or it is another plan's.
+        """
+        self._check_open()
+        look = getattr(task, "_result_for", None)
+        try:
+            if look is None:
+                raise UsageError(f"result_of() takes what plan.task() gave, not {task!r:.100}")
+            found: T = look(self)
+        except UsageError as exc:
+            raise self._abort(exc) from exc.__cause__
+        return found
 
     # -- not yet, never --
 

@@ -135,13 +135,24 @@ class UsageError(AstepsError, ValueError):
 
 
 class DuplicateStepError(UsageError):
-    """Two steps under one parent were given the same name in one execution of its body."""
+    """Two steps under one parent were given the same name in one execution of its body.
 
-    def __init__(self, path: str, /) -> None:
-        super().__init__(path)
+    Attributes:
+        path: The step.
+        plan: The plan in which two tasks were declared with it; ``None`` where steps were run.
+    """
+
+    def __init__(self, path: str, plan: str | None = None, /) -> None:
+        super().__init__(path, plan)
         self.path = path
+        self.plan = plan
 
     def __str__(self) -> str:
+        if self.plan is not None:
+            return (
+                f"plan {_cut(self.plan)!r} has a task {self.path!r} already; names are unique "
+                "among siblings: give this one another name"
+            )
         return (
             f"step {self.path!r} was already used in this execution of its parent's body; "
             "names are unique among siblings: give this one another name"
