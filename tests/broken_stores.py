@@ -10,6 +10,7 @@ import itertools
 import json
 import re
 import unicodedata
+from collections import Counter
 from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import asynccontextmanager
 from typing import Any
@@ -19,7 +20,16 @@ import msgspec
 import pytest
 from anyio.lowlevel import checkpoint, current_token
 
-from asteps._store import Status, StoredRun, Summary
+from asteps._store import (
+    Browsed,
+    Holder,
+    RunFilter,
+    Scanned,
+    Status,
+    StoredRun,
+    StoreReport,
+    Summary,
+)
 from asteps.errors import (
     BusyError,
     ConflictError,
@@ -55,6 +65,12 @@ DEFECTS: dict[str, tuple[str, ...]] = {
     "leases missing": ("test_capabilities_are_declared_and_there",),
     "listing undeclared": ("test_capabilities_are_declared_and_there",),
     "listing missing": ("test_capabilities_are_declared_and_there",),
+    "browsing undeclared": ("test_capabilities_are_declared_and_there",),
+    "browsing missing": ("test_capabilities_are_declared_and_there",),
+    "scanning undeclared": ("test_capabilities_are_declared_and_there",),
+    "scanning missing": ("test_capabilities_are_declared_and_there",),
+    "inspecting undeclared": ("test_capabilities_are_declared_and_there",),
+    "inspecting missing": ("test_capabilities_are_declared_and_there",),
     "nothing declared": ("test_capabilities_are_declared_and_there",),
     "same client twice": ("test_acknowledged_save_is_seen_by_all",),
     # saves
@@ -138,6 +154,32 @@ DEFECTS: dict[str, tuple[str, ...]] = {
     "limit before the filter": ("test_listing_in_pages",),
     "after includes": ("test_listing_in_pages", "test_listing_after_an_id_that_is_not_there"),
     "after must be there": ("test_listing_after_an_id_that_is_not_there",),
+    # browsing
+    "browses by creation": ("test_browsing_begins_with_the_newest",),
+    "browses ids forwards": ("test_browsing_orders_equals_by_id",),
+    "browses ids by UTF-16": ("test_browsing_orders_equals_by_id",),
+    "browses by LIKE": ("test_browsing_filters",),
+    "browses what is after, not from": ("test_browsing_filters",),
+    "browses by the first status alone": ("test_browsing_filters",),
+    "browses one page": (
+        "test_browsing_in_pages",
+        "test_browsing_stays_in_order_while_runs_change",
+    ),
+    "browses by time alone": ("test_browsing_in_pages",),
+    "browses by offset": ("test_browsing_stays_in_order_while_runs_change",),
+    "browses from a run that has to be there": ("test_browsing_stays_in_order_while_runs_change",),
+    # scanning
+    "scans as saved": ("test_scan_gives_what_load_gives",),
+    "scans the first records": ("test_scan_gives_what_load_gives",),
+    "scans one page": ("test_scan_in_pages",),
+    "scans with the limit before the filter": ("test_scan_in_pages",),
+    "scans by offset": ("test_scan_goes_on_while_runs_change",),
+    "scans what was there at first": ("test_scan_goes_on_while_runs_change",),
+    # inspection
+    "inspects the deleted": ("test_inspection_counts_the_runs",),
+    "inspects by saving": ("test_inspection_changes_nothing",),
+    "inspects owners as living": ("test_inspection_tells_living_owners_from_dead",),
+    "inspects owners as dead": ("test_inspection_tells_living_owners_from_dead",),
     # leases
     "holder ignored": (
         "test_holder_keeps_others_out",
@@ -165,6 +207,16 @@ DEFECTS: dict[str, tuple[str, ...]] = {
 }
 
 
+ALL = RunFilter()
+
+
+def like(pattern: str, text: str) -> bool:
+    """What SQL's LIKE makes of a pattern that nobody escaped."""
+    signs = {"%": ".*", "_": "."}
+    parts = (signs.get(c) or re.escape(c) for c in pattern)
+    return re.search("".join(parts), text, re.IGNORECASE | re.DOTALL) is not None
+
+
 class Run:
     def __init__(self) -> None:
         self.records: dict[str, bytes] = {}
@@ -183,6 +235,8 @@ class Storage:
         self.clients: list[Store] = []
         self.gone: dict[str, Summary] = {}
         self.shared: dict[str, bytes] = {}
+        self.scanned: dict[str, StoredRun] = {}
+        self.first: dict[str, dict[str, bytes]] = {}
         self.left: dict[str, dict[str, bytes]] = {}
 
 
@@ -203,6 +257,12 @@ class Store:
         self.free: set[str] = set()
         if defect != "listing missing":
             self.list_runs = self._list_runs
+        if defect != "browsing missing":
+            self.browse = self._browse
+        if defect != "scanning missing":
+            self.scan = self._scan
+        if defect != "inspecting missing":
+            self.inspect = self._inspect
         if defect != "leases missing":
             self.acquire = self._acquire
             self.release = self._release
@@ -401,6 +461,7 @@ class Store:
             summary = msgspec.structs.replace(summary, owner=run.summary.owner)
         run.summary = summary
         run.first = run.first or summary
+        self.storage.first.setdefault(id, dict(run.records))
         return run.revision
 
     async def delete(self, id: str, /, *, expected: str) -> None:
@@ -471,6 +532,100 @@ class Store:
 
         return [(id, summary) for id, summary in found if chosen(summary)][:limit]
 
+    async def _browse(
+        self,
+        wanted: RunFilter = ALL,
+        /,
+        *,
+        before: tuple[float, str] | None = None,
+        limit: int = 100,
+    ) -> Browsed:
+        async with self.call():
+            found = [(id, run.summary) for id, run in self.storage.runs.items()]
+        if self.defect == "browses by LIKE" and wanted.contains:
+            found = [(id, s) for id, s in found if like(wanted.contains, id)]
+            wanted = msgspec.structs.replace(wanted, contains="")
+        if self.defect == "browses what is after, not from" and wanted.updated_from is not None:
+            found = [(id, s) for id, s in found if s.updated_at != wanted.updated_from]
+        if self.defect == "browses by the first status alone":
+            wanted = msgspec.structs.replace(wanted, statuses=wanted.statuses[:1])
+        found = [(id, summary) for id, summary in found if wanted.accepts(id, summary)]
+
+        def place(item: tuple[str, Summary]) -> tuple[float, str]:
+            return item[1].updated_at, item[0]
+
+        match self.defect:
+            case "browses by creation":
+                found.reverse()
+            case "browses ids forwards":
+                found.sort(key=lambda item: item[0])
+                found.sort(key=lambda item: item[1].updated_at, reverse=True)
+            case "browses ids by UTF-16":
+                found.sort(key=lambda i: (i[1].updated_at, i[0].encode("utf-16-be")), reverse=True)
+            case _:
+                found.sort(key=place, reverse=True)
+        if self.defect == "browses by offset":
+            begin = int(before[0]) if before else 0
+            page = found[begin : begin + limit]
+            more = begin + limit < len(found)
+            return Browsed(page, {}, (begin + limit, "") if more else None)
+        if before is not None:
+            if self.defect == "browses from a run that has to be there":
+                places = [place(item) for item in found]
+                begin = places.index(before) + 1 if before in places else len(places)
+                found = found[begin:]
+            elif self.defect == "browses by time alone":
+                found = [item for item in found if item[1].updated_at < before[0]]
+            elif self.defect != "browses by creation":
+                found = [item for item in found if place(item) < before]
+        last = place(found[limit - 1]) if len(found) > limit else None
+        return Browsed(found[:limit], {}, None if self.defect == "browses one page" else last)
+
+    async def _scan(
+        self, wanted: RunFilter = ALL, /, *, after: str | None = None, limit: int = 100
+    ) -> Scanned:
+        async with self.call():
+            found = [
+                (id, StoredRun(dict(run.records), run.revision, run.summary))
+                for id, run in self.storage.runs.items()
+            ]
+        if self.defect == "scans the first records":
+            first = self.storage.first
+            found = [(id, run._replace(records=first[id])) for id, run in found]
+        if self.defect == "scans what was there at first":
+            self.storage.scanned = self.storage.scanned or dict(found)
+            found = list(self.storage.scanned.items())
+        if self.defect != "scans as saved":
+            found.sort(key=lambda item: item[0])
+        if self.defect == "scans by offset":
+            begin = int(after) if after and after.isdigit() else 0
+            found = [(id, run) for id, run in found if wanted.accepts(id, run.summary)]
+            more = begin + limit < len(found)
+            return Scanned(found[begin : begin + limit], {}, str(begin + limit) if more else None)
+        found = [(id, run) for id, run in found if after is None or id > after]
+        if self.defect == "scans with the limit before the filter":
+            found = found[: limit + 1]
+        found = [(id, run) for id, run in found if wanted.accepts(id, run.summary)]
+        more = len(found) > limit and self.defect != "scans one page"
+        return Scanned(found[:limit], {}, found[limit - 1][0] if more else None)
+
+    async def _inspect(self) -> StoreReport:
+        async with self.call():
+            runs = sorted((id, run.summary) for id, run in self.storage.runs.items())
+            if self.defect == "inspects by saving":
+                for run in self.storage.runs.values():
+                    run.revision = str(next(self.storage.numbers))
+        counts = Counter(summary.status for _, summary in runs)
+        if self.defect == "inspects the deleted":
+            counts.update(summary.status for summary in self.storage.gone.values())
+
+        def alive(owner: str) -> bool:
+            known = {"inspects owners as living": True, "inspects owners as dead": False}
+            return known.get(self.defect, self.lives(owner))
+
+        held = tuple(Holder(id, s.owner, alive(s.owner)) for id, s in runs if s.owner)
+        return StoreReport(kind="broken", runs=dict(counts), held=held)
+
     def lives(self, owner: str) -> bool:
         if self.defect == "every owner lives":
             return True
@@ -535,6 +690,9 @@ class Store:
 class Broken(StoreConformance):
     leases = True
     listing = True
+    browsing = True
+    scanning = True
+    inspecting = True
     defect = "none"
 
     @pytest.fixture
@@ -561,7 +719,8 @@ class TestHonestWithoutCapabilities(StoreConformance):
 
     async def client(self, storage: Any) -> Any:
         store = Store(storage, "none")
-        del store.list_runs, store.acquire, store.release
+        del store.list_runs, store.browse, store.scan, store.inspect
+        del store.acquire, store.release
         return store
 
 

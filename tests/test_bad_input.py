@@ -153,7 +153,7 @@ async def erase(store: Real) -> object:
 
 async def listing(store: Real) -> object:
     """All runs."""
-    return await asteps.list_runs(store)
+    return [run async for run in asteps.browse_runs(store)]
 
 
 TREE_READERS = [run, reconcile, inline, look, edit]

@@ -72,7 +72,7 @@ def test_honest_store_passes(found: Found, name: str) -> None:
             skipped.add(test)
         else:
             assert results == ["asyncio: passed", "trio: passed"], test
-    assert len(skipped) == (18 if name == "TestHonestWithoutCapabilities" else 0)
+    assert len(skipped) == (29 if name == "TestHonestWithoutCapabilities" else 0)
 
 
 def test_every_test_of_the_kit_bites() -> None:

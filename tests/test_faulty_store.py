@@ -9,7 +9,16 @@ import anyio
 import pytest
 from anyio.lowlevel import checkpoint
 
-from asteps._store import LeaseStore, ListStore, Store, StoredRun, Summary
+from asteps._store import (
+    BrowseStore,
+    InspectStore,
+    LeaseStore,
+    ListStore,
+    ScanStore,
+    Store,
+    StoredRun,
+    Summary,
+)
 from asteps.errors import (
     BusyError,
     ConflictError,
@@ -43,6 +52,9 @@ async def _value(store: Store, id: str = "run") -> bytes | None:
     return run and run.records["k"]
 
 
+CAPABILITIES = (ListStore, BrowseStore, ScanStore, InspectStore, LeaseStore)
+
+
 class _Bare:
     """A store without capabilities."""
 
@@ -59,6 +71,14 @@ class _Lister(_Bare):
         self.list_runs = store.list_runs
 
 
+class _Watcher(_Bare):
+    def __init__(self, store: MemoryStore) -> None:
+        super().__init__(store)
+        self.browse = store.browse
+        self.scan = store.scan
+        self.inspect = store.inspect
+
+
 class _Leaser(_Bare):
     def __init__(self, store: MemoryStore) -> None:
         super().__init__(store)
@@ -69,6 +89,9 @@ class _Leaser(_Bare):
 class TestWithoutFaults(StoreConformance):
     leases = True
     listing = True
+    browsing = True
+    scanning = True
+    inspecting = True
 
     @pytest.fixture
     def storage(self) -> MemoryStore:
@@ -78,12 +101,12 @@ class TestWithoutFaults(StoreConformance):
         return FaultyStore(storage.client())
 
 
-@pytest.mark.parametrize("kind", [MemoryStore, _Bare, _Lister, _Leaser])
+@pytest.mark.parametrize("kind", [MemoryStore, _Bare, _Lister, _Watcher, _Leaser])
 def test_capabilities_are_those_of_the_wrapped(kind: Any) -> None:
     """``isinstance`` gives the same answers for the wrapper, also when it is wrapped again."""
     store = MemoryStore() if kind is MemoryStore else kind(MemoryStore())
     for wrapper in (FaultyStore(store), FaultyStore(FaultyStore(store))):
-        for capability in (Store, ListStore, LeaseStore):
+        for capability in (Store, *CAPABILITIES):
             assert isinstance(wrapper, capability) is isinstance(store, capability)
 
 
@@ -167,6 +190,9 @@ async def test_crash_is_the_end_of_everything(fault: SaveFault, value: bytes) ->
         _save(faulty, 3, None, "another"),
         faulty.delete("run", expected=first),
         faulty.list_runs(),
+        faulty.browse(),
+        faulty.scan(),
+        faulty.inspect(),
         faulty.acquire("another", seconds=30),
         faulty.aclose(),
     ):

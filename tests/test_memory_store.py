@@ -31,6 +31,9 @@ async def save(store: MemoryStore, owner: str | None, expected: str | None = Non
 class TestMemoryStore(StoreConformance):
     leases = True
     listing = True
+    browsing = True
+    scanning = True
+    inspecting = True
 
     @pytest.fixture
     def storage(self) -> MemoryStore:

@@ -37,6 +37,9 @@ class TestSQLiteStore(StoreConformance):
 
     leases = True
     listing = True
+    browsing = True
+    scanning = True
+    inspecting = True
 
     @pytest.fixture
     def storage(self, tmp_path: Path) -> Path:

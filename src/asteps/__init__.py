@@ -17,16 +17,33 @@ from ._events import (
 )
 from ._group import Child
 from ._history import Earlier, Phase
-from ._operators import RunSummary, delete_run, edit_run, list_runs, load_state
+from ._listing import RunSummary, browse_runs, inspect_store, list_runs, scan_runs
+from ._operators import delete_run, edit_run, export_run, import_run, load_state
 from ._options import Keywords
 from ._outcome import Done, Failed, Outcome, Pending
 from ._pass import pending
 from ._plan import Plan, Progress, Task
 from ._policy import Duration, Retry
+from ._prune import PruneReport, prune
 from ._run import open_run, reconcile, run
 from ._state import Note, State
 from ._step import Group, Step
-from ._store import LeaseStore, ListStore, PromptStore, Store, StoredRun, Summary
+from ._store import (
+    Browsed,
+    BrowseStore,
+    Holder,
+    InspectStore,
+    LeaseStore,
+    ListStore,
+    PromptStore,
+    RunFilter,
+    Scanned,
+    ScanStore,
+    Store,
+    StoredRun,
+    StoreReport,
+    Summary,
+)
 from .errors import (
     AstepsError,
     BusyError,
@@ -44,11 +61,14 @@ from .errors import (
     UncertainWriteError,
     UsageError,
 )
+from .stores._urls import open_store
 
 __all__ = [
     "Around",
     "AstepsError",
     "BodyCall",
+    "BrowseStore",
+    "Browsed",
     "BusyError",
     "Child",
     "Clock",
@@ -61,7 +81,9 @@ __all__ = [
     "Failed",
     "Failure",
     "Group",
+    "Holder",
     "InfoSaved",
+    "InspectStore",
     "Keywords",
     "LeaseStore",
     "ListStore",
@@ -76,9 +98,13 @@ __all__ = [
     "Plan",
     "Progress",
     "PromptStore",
+    "PruneReport",
     "Retry",
+    "RunFilter",
     "RunMismatchError",
     "RunSummary",
+    "ScanStore",
+    "Scanned",
     "State",
     "StateFormatError",
     "Step",
@@ -92,6 +118,7 @@ __all__ = [
     "StoreClosedError",
     "StoreError",
     "StoreRefusedError",
+    "StoreReport",
     "StoreUnavailableError",
     "StoredRun",
     "Summary",
@@ -99,12 +126,19 @@ __all__ = [
     "Task",
     "UncertainWriteError",
     "UsageError",
+    "browse_runs",
     "delete_run",
     "edit_run",
+    "export_run",
+    "import_run",
+    "inspect_store",
     "list_runs",
     "load_state",
     "open_run",
+    "open_store",
     "pending",
+    "prune",
     "reconcile",
     "run",
+    "scan_runs",
 ]

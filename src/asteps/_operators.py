@@ -1,58 +1,30 @@
-"""What operators do with stored runs: look, list, edit, delete."""
+"""What operators do with one stored run: look, edit, move it elsewhere, delete."""
 
 from __future__ import annotations
 
 import os
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from contextlib import asynccontextmanager
-from datetime import datetime
 from functools import partial
 from typing import TypeVar
 
 import anyio
-import msgspec
-from msgspec.structs import replace
+from msgspec import structs
 
 from ._clock import SystemClock
-from ._codec import assemble
+from ._codec import assemble, tree_as_records
 from ._options import check_id
 from ._saver import until_known
 from ._session import changed_records
-from ._state import State, instant, seconds
-from ._store import LeaseStore, ListStore, Status, Store, Summary
+from ._state import State, put_down, seconds, settle
+from ._store import LeaseStore, Status, Store, Summary
 from .errors import StoreUnavailableError, UncertainWriteError, UsageError
 
-__all__ = ["RunSummary", "delete_run", "edit_run", "list_runs", "load_state"]
+__all__ = ["delete_if", "delete_run", "edit_run", "export_run", "import_run", "load_state"]
 
 T = TypeVar("T")
 
 _LEASE = 30.0  # seconds that an edit may be held, and that its save is repeated
-
-
-class RunSummary(msgspec.Struct, frozen=True):
-    """One line of a listing.
-
-    Attributes:
-        id: The run.
-        name: Name of its root function.
-        status: ``proceeding``, ``pending``, ``done`` or ``failed``.
-        owner: Who holds it, or held it when it was last saved; ``None`` when nobody does.
-        epoch: Number of that holder.
-        created_at: When it was first saved.
-        updated_at: When it was last saved.
-        wake_at: When a pending run is due.
-        done_at: When it ended.
-    """
-
-    id: str
-    name: str
-    status: Status
-    owner: str | None
-    epoch: int
-    created_at: datetime | None
-    updated_at: datetime | None
-    wake_at: datetime | None
-    done_at: datetime | None
 
 
 async def load_state(store: Store, id: str, /) -> State | None:
@@ -114,14 +86,16 @@ async def edit_run(store: Store, id: str, /) -> AsyncIterator[State]:
                 )
             )
 
-        released = replace(stored.summary, epoch=epoch, owner=None)
+        released = structs.replace(stored.summary, epoch=epoch, owner=None)
         changes: Mapping[str, bytes | None] = {}
         try:
             if owner is not None:
-                revision = await save({}, replace(released, owner=owner), 1)
+                revision = await save({}, structs.replace(released, owner=owner), 1)
             yield root
             changes = changed_records(stored.records, root)
             if changes:
+                put_down(root, stored.summary.updated_at)
+                changes = changed_records(stored.records, root)
                 released = _summary(root, released)
         finally:
             with anyio.CancelScope(shield=True):
@@ -153,54 +127,13 @@ def _summary(root: State, was: Summary) -> Summary:
     elif root.pending:
         times = [n.detail.wake_at for _, n in root.walk() if n.detail is not None and n.pending]
         wake_at = min((t for t in map(seconds, times) if t is not None), default=now)
-    return replace(
+    return structs.replace(
         was,
         status=status,
         updated_at=now,
         wake_at=wake_at if status == "pending" else None,
         done_at=seconds(root._done),
     )
-
-
-async def list_runs(
-    store: Store,
-    /,
-    *,
-    status: Status | None = None,
-    name: str | None = None,
-    after: str | None = None,
-    limit: int = 100,
-) -> list[RunSummary]:
-    """The runs of a store, in the order of their ids.
-
-    Args:
-        store: A store that can list.
-        status: Only runs of this status.
-        name: Only runs of this root function.
-        after: Only ids after this one: the last of the page before.
-        limit: How many at most.
-
-    Raises:
-        UsageError: The store cannot list runs.
-        StoreError: It could not be read.
-    """
-    if not isinstance(store, ListStore):
-        raise UsageError(f"{type(store).__name__} cannot list its runs")
-    found = await store.list_runs(status=status, name=name, after=after, limit=limit)
-    return [
-        RunSummary(
-            id=id,
-            name=s.name,
-            status=s.status,
-            owner=s.owner,
-            epoch=s.epoch,
-            created_at=instant(s.created_at),
-            updated_at=instant(s.updated_at),
-            wake_at=instant(s.wake_at),
-            done_at=instant(s.done_at),
-        )
-        for id, s in found
-    ]
 
 
 async def delete_run(store: Store, id: str, /) -> bool:
@@ -214,15 +147,126 @@ async def delete_run(store: Store, id: str, /) -> bool:
         ConflictError: It was changed meanwhile; nothing was removed.
         StoreError: It could not be removed.
     """
+    return await delete_if(store, id, lambda _: True)
+
+
+async def delete_if(store: Store, id: str, condition: Callable[[Summary], bool], /) -> bool:
+    """Remove a stored run that nobody advances, if its summary is as it has to be.
+
+    Returns:
+        Whether it was removed.
+    """
     check_id(id)
     if isinstance(store, LeaseStore):
         await store.acquire(id, seconds=_LEASE)
     try:
         stored = await store.load(id)
-        if stored is None:
+        if stored is None or not condition(stored.summary):
             return False
         await _known(partial(store.delete, id, expected=stored.revision))
     finally:
         if isinstance(store, LeaseStore):
             store.release(id)
     return True
+
+
+async def export_run(store: Store, id: str, /) -> bytes:
+    """A stored run as one JSON document, to be kept, looked into, or moved to another store.
+
+    It is the tree, as `State.encode` writes it: every step with its result, info, errors, times and
+    generation, and the run's nonce, so that tokens stay the same wherever it goes on. What belongs
+    to the store stays behind: the id, the revision, the epoch, and who held it.
+
+    Raises:
+        UsageError: There is no such run.
+        StateFormatError: What is stored is corrupt or newer.
+        StoreError: It could not be read.
+    """
+    stored = await store.load(check_id(id))
+    if stored is None:
+        raise UsageError(f"there is no run {id!r}")
+    root = assemble(stored.records, f"run {id!r}")
+    put_down(root, stored.summary.updated_at)  # nobody is at work on the copy
+    return settle(root).encode()
+
+
+async def import_run(
+    store: Store, id: str, data: bytes | str, /, *, replace: bool = False
+) -> State:
+    """Store a run that `export_run` gave, or that the Go library saved.
+
+    A driver that is called with this id goes on from there. Advance only one of two copies: both
+    have the same tokens. The epoch begins at 1 where there was no such run, so a run whose bodies
+    fence what they do by ``s.epoch`` is not to be moved.
+
+    Args:
+        store: Where to put it.
+        id: Under which id; it need not be the one that it had.
+        data: The document.
+        replace: Take the place of the run that has this id; its epoch goes on growing.
+
+    Returns:
+        The tree as it was stored.
+
+    Raises:
+        StateFormatError: It is no document of a run, corrupt or newer; nothing was stored.
+        UsageError: There is a run of this id, which ``replace`` does not allow for.
+        BusyError: Somebody is advancing that run.
+        ConflictError: It was changed, or made, meanwhile; nothing was stored.
+        StoreError: It could not be stored.
+    """
+    check_id(id)
+    root = State.decode(data)
+    _put_down(root)
+    if isinstance(store, LeaseStore):
+        await store.acquire(id, seconds=_LEASE)
+    try:
+        stored = await store.load(id)
+        if stored is not None and not replace:
+            raise UsageError(
+                f"there is a run {id!r} already; give another id, or replace=True to overwrite it"
+            )
+        changes: dict[str, bytes | None] = {}
+        if stored is not None:
+            changes.update(dict.fromkeys(stored.records))
+        changes.update(tree_as_records(root))
+        epoch = 1 if stored is None else stored.summary.epoch + 1
+        await _known(
+            partial(
+                store.save,
+                id,
+                changes,
+                expected=None if stored is None else stored.revision,
+                epoch=epoch,
+                write_id=os.urandom(8).hex(),
+                summary=_first_summary(root, epoch),
+            )
+        )
+    finally:
+        if isinstance(store, LeaseStore):
+            store.release(id)
+    return root
+
+
+def _put_down(root: State) -> None:
+    """Whoever worked on a tree that comes from elsewhere, it was not after the last it says."""
+    times = [seconds(t) for _, node in root.walk() for t in (node._started, node._done)]
+    if known := [t for t in times if t is not None]:
+        put_down(root, max(known))
+
+
+def _first_summary(root: State, epoch: int) -> Summary:
+    """The summary of a tree that was saved elsewhere."""
+    now = SystemClock.now()
+    record = root.run
+    created = None if record is None else seconds(record.created_at)
+    first = None if root.detail is None else root.detail.first_at
+    blank = Summary(
+        name=root.name if record is None or not record.function else record.function,
+        status="pending",
+        epoch=epoch,
+        owner=None,
+        created_at=created or seconds(first) or seconds(root._started) or now,
+        updated_at=now,
+    )
+    return _summary(root, blank)

@@ -12,7 +12,25 @@ from typing import Literal, NamedTuple, Protocol, TypeAlias, runtime_checkable
 
 import msgspec
 
-__all__ = ["LeaseStore", "ListStore", "PromptStore", "Status", "Store", "StoredRun", "Summary"]
+from .errors import StoreError
+
+__all__ = [
+    "BrowseStore",
+    "Browsed",
+    "Holder",
+    "InspectStore",
+    "LeaseStore",
+    "ListStore",
+    "PromptStore",
+    "RunFilter",
+    "ScanStore",
+    "Scanned",
+    "Status",
+    "Store",
+    "StoreReport",
+    "StoredRun",
+    "Summary",
+]
 
 Status: TypeAlias = Literal["proceeding", "pending", "done", "failed"]
 
@@ -199,11 +217,184 @@ class ListStore(Protocol):
     ) -> Sequence[tuple[str, Summary]]:
         """Ids and summaries in the order of the ids (by code point).
 
+        A run that cannot be read stops nobody from seeing the others: it is left out here, and
+        named by `BrowseStore.browse` and `InspectStore.inspect`.
+
         Args:
             status: Only runs of this status.
             name: Only runs of this root function.
             after: Only ids that come after this one: the last id of the page before.
             limit: How many at most, at least 1.
+        """
+        ...
+
+
+class RunFilter(msgspec.Struct, frozen=True, kw_only=True):
+    """Which runs are wanted. All that is given has to be true of a run.
+
+    Attributes:
+        statuses: Their status is one of these; any, where there are none.
+        name: The name of their root function.
+        contains: Their id has this somewhere in it, to the letter.
+        updated_from: They were last saved then or later, in seconds since the epoch.
+        updated_before: They were last saved before that.
+    """
+
+    statuses: tuple[Status, ...] = ()
+    name: str | None = None
+    contains: str = ""
+    updated_from: float | None = None
+    updated_before: float | None = None
+
+    def accepts(self, id: str, summary: Summary, /) -> bool:
+        """Whether a run is wanted, for stores that have to look at each."""
+        return (
+            (not self.statuses or summary.status in self.statuses)
+            and (self.name is None or summary.name == self.name)
+            and self.contains in id
+            and (self.updated_from is None or summary.updated_at >= self.updated_from)
+            and (self.updated_before is None or summary.updated_at < self.updated_before)
+        )
+
+
+class Browsed(NamedTuple):
+    """One page of a `BrowseStore`.
+
+    Attributes:
+        runs: Ids and summaries, the newest first.
+        damaged: Runs that came up and cannot be read: the error that `Store.load` would raise, by
+            id (or by what else names them, where not even that can be read).
+        next: What to give as ``before`` for the page that follows; ``None`` after the last.
+    """
+
+    runs: Sequence[tuple[str, Summary]]
+    damaged: Mapping[str, StoreError]
+    next: tuple[float, str] | None
+
+
+@runtime_checkable
+class BrowseStore(Protocol):
+    """A store that finds the runs that were saved last."""
+
+    async def browse(
+        self,
+        wanted: RunFilter = ...,
+        /,
+        *,
+        before: tuple[float, str] | None = None,
+        limit: int = 100,
+    ) -> Browsed:
+        """Summaries, the one that was saved last coming first; of equals the greater id.
+
+        Pages stay in order while runs change: what is saved meanwhile moves to the front, before
+        the first page, and nothing that stays as it is is told twice or left out.
+
+        A run that cannot be read stops nobody from seeing the others. It has no status, name or
+        times, so whatever the filter says of those it is told of: on one page at least, perhaps
+        on several, unless the store can see that it is not wanted.
+
+        Args:
+            wanted: Which runs.
+            before: Only runs that come after this place in the listing, an ``updated_at`` and an
+                id: what the page before says. No run need be there any more.
+            limit: How many at most, at least 1. A page may hold fewer; the last one says so by
+                having no ``next``.
+        """
+        ...
+
+
+class Scanned(NamedTuple):
+    """One page of a `ScanStore`.
+
+    Attributes:
+        runs: Ids and runs, in the order of the ids.
+        damaged: Runs that came up and cannot be read, as in `Browsed`.
+        next: What to give as ``after`` for the page that follows; ``None`` after the last.
+    """
+
+    runs: Sequence[tuple[str, StoredRun]]
+    damaged: Mapping[str, StoreError]
+    next: str | None
+
+
+@runtime_checkable
+class ScanStore(Protocol):
+    """A store that hands out whole runs, many at a time."""
+
+    async def scan(
+        self, wanted: RunFilter = ..., /, *, after: str | None = None, limit: int = 100
+    ) -> Scanned:
+        """Runs with their records in the order of the ids (by code point).
+
+        Each run is one consistent reading, like that of `Store.load`; two pages, and two runs of
+        one page, may be of different times. Between pages the store holds nothing open. A run that
+        cannot be read stops nobody from seeing the others, as in `BrowseStore.browse`.
+
+        Args:
+            wanted: Which runs.
+            after: Only ids that come after this one, which need not be there: what the page
+                before says.
+            limit: How many at most, at least 1. A page may hold fewer, so that it stays small
+                where the runs are large; the last one says so by having no ``next``.
+        """
+        ...
+
+
+class Holder(NamedTuple):
+    """A run that names an owner.
+
+    Attributes:
+        id: The run.
+        owner: Who holds it, or held it when it was last saved.
+        alive: Whether that one still lives. The run of a dead owner is interrupted, and free.
+    """
+
+    id: str
+    owner: str
+    alive: bool
+
+
+class StoreReport(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """What a storage holds, and how it is.
+
+    Attributes:
+        kind: What the storage is, for people: ``SQLite file``, ``directory``.
+        where: Which one: a path, a host and a database. Never a password.
+        format: Version of the storage's own format, where it has one.
+        newest_format: The newest that this version of asteps knows.
+        size_bytes: How much room it takes.
+        runs: How many runs there are of each status.
+        held: The runs that name an owner, living or dead, in the order of their ids.
+        damaged: Why a run cannot be read, by id.
+        problems: What is wrong with the storage as a whole.
+        facts: What else its kind has to say, such as a journal mode or the version of a server.
+    """
+
+    kind: str
+    where: str = ""
+    format: int | None = None
+    newest_format: int | None = None
+    size_bytes: int | None = None
+    runs: dict[str, int] = {}
+    held: tuple[Holder, ...] = ()
+    damaged: dict[str, str] = {}
+    problems: tuple[str, ...] = ()
+    facts: dict[str, str | int] = {}
+
+
+@runtime_checkable
+class InspectStore(Protocol):
+    """A store that can say how its storage is."""
+
+    async def inspect(self) -> StoreReport:
+        """Look at everything there is, and change none of it, above all nothing that is damaged.
+
+        It may take long, and read the whole storage. Damage is part of the report, also where it
+        is so bad that no other method works; what the records mean is not looked into.
+
+        Raises:
+            StateFormatError: The storage is none of ours, or newer.
+            StoreError: It cannot be reached.
         """
         ...
 

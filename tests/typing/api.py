@@ -207,6 +207,17 @@ async def operate(store: SQLiteStore) -> None:
         tree.recover()
         tree.reset("inFlight/initialize")
         tree.set_result("quota", 5)
+    async for line in asteps.browse_runs(store, status=["done", "failed"], limit=20):
+        assert_type(line, asteps.RunSummary)
+    async for line, root in asteps.scan_runs(store, damaged=print):
+        assert_type(line, asteps.RunSummary)
+        assert_type(root, State)
+    assert_type(await asteps.prune(store, older_than=timedelta(days=30)), asteps.PruneReport)
+    assert_type(await asteps.inspect_store(store), asteps.StoreReport)
+    data = await asteps.export_run(store, "x")
+    async with asteps.open_store("sqlite:other.db") as other:
+        assert_type(other, asteps.Store)
+        assert_type(await asteps.import_run(other, "x", data), State)
 
 
 async def wrong(s: Step) -> None:

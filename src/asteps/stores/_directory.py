@@ -6,20 +6,34 @@ import contextlib
 import errno
 import fcntl
 import hashlib
+import heapq
 import os
 import secrets
 import string
 import threading
 import time
 import zlib
+from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
+from typing import TypeVar
 from urllib.parse import unquote
 
-from .._store import Status, StoredRun, Summary
+from .._store import (
+    Browsed,
+    Holder,
+    RunFilter,
+    Scanned,
+    Status,
+    StoredRun,
+    StoreReport,
+    Summary,
+)
 from ..errors import (
     BusyError,
     ConflictError,
     StateFormatError,
+    StoreError,
+    StoreRefusedError,
     StoreUnavailableError,
 )
 from . import _runlog
@@ -38,15 +52,19 @@ from ._owner import Owner
 
 __all__ = ["Directory"]
 
+T = TypeVar("T")
+
 # Lower case only, and no dot: names that differ still do where case is ignored, and none is
 # special to any system. Everything else becomes the %xx of its UTF-8 bytes.
 _PLAIN = frozenset(string.ascii_lowercase + string.digits + "-_")
 _NAME_BYTES = 200  # a longer name is replaced by its hash
 _ENDING = ".log"
+_NEW = ".new"  # of a file that is going to be put in place
 _LOCKS = 16  # runs share this many lock files, so a sync of one seldom waits for another's
 _PATIENCE = 10.0  # seconds to wait for a lock: its holder is stopped, or its disk hangs
 _SLACK = 64 * 1024  # bytes of saves that a small file may gather before it is compacted
 _REMEMBERED = 10_000  # runs whose heads are kept in memory
+_SCAN_BYTES = 4 * 1024 * 1024  # of records, after which a page of whole runs ends
 
 _READ = os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC
 _WRITE = os.O_RDWR | os.O_NOFOLLOW | os.O_CLOEXEC
@@ -151,25 +169,99 @@ class Directory:
         check: Callable[[], None],
         /,
     ) -> list[tuple[str, Summary]]:
+        wanted = RunFilter(statuses=(status,) if status else (), name=name)
         found: list[tuple[str, Summary]] = []
         with translated(self._path):
-            try:
-                files = os.listdir(self._path)
-            except FileNotFoundError:
-                return found
-            ids = filter(None, map(self._id, files))
-            for id in sorted(id for id in ids if after is None or id > after):
+            ids, _ = self._ids(after)
+            for id in ids:
                 check()
-                summary = self._summary(id)
-                if (
-                    summary is not None
-                    and (status is None or summary.status == status)
-                    and (name is None or summary.name == name)
-                ):
+                summary = self._try(id, self._summary, {})
+                if summary is not None and wanted.accepts(id, summary):
                     found.append((id, summary))
                     if len(found) >= limit:
                         break
         return found
+
+    def browse(
+        self,
+        wanted: RunFilter,
+        before: tuple[float, str] | None,
+        limit: int,
+        check: Callable[[], None],
+        /,
+    ) -> Browsed:
+        with translated(self._path):
+            ids, damaged = self._ids(None, wanted.contains)
+
+            def candidates() -> Iterator[tuple[float, str, Summary]]:
+                for id in ids:
+                    check()
+                    summary = self._try(id, self._summary, damaged)
+                    if summary is not None and wanted.accepts(id, summary):
+                        place = (summary.updated_at, id)
+                        if before is None or place < before:
+                            yield *place, summary
+
+            found = heapq.nlargest(limit + 1, candidates(), key=_place)
+        page = [(id, summary) for _, id, summary in found[:limit]]
+        return Browsed(page, damaged, found[limit - 1][:2] if len(found) > limit else None)
+
+    def scan(
+        self, wanted: RunFilter, after: str | None, limit: int, check: Callable[[], None], /
+    ) -> Scanned:
+        page: list[tuple[str, StoredRun]] = []
+        size = 0
+        last: str | None = None
+        with translated(self._path):
+            ids, damaged = self._ids(after, wanted.contains)
+            for id in ids:
+                if len(page) >= limit or size >= _SCAN_BYTES:
+                    return Scanned(page, damaged, last)
+                last = id
+                check()
+                summary = self._try(id, self._summary, damaged)
+                if summary is None or not wanted.accepts(id, summary):
+                    continue
+                run = self._try(id, lambda id: self.load(id, check), damaged)
+                # It may have been saved or deleted since one looked.
+                if run is not None and wanted.accepts(id, run.summary):
+                    page.append((id, run))
+                    size += sum(map(len, run.records.values()))
+        return Scanned(page, damaged, None)
+
+    def inspect(self, check: Callable[[], None], /) -> StoreReport:
+        with translated(self._path):
+            if not os.path.isdir(self._path):
+                raise StoreRefusedError(f"there is no directory {self._path!r}; nothing was made")
+            ids, damaged = self._ids(None)
+            counts: Counter[str] = Counter()
+            held: list[tuple[str, str]] = []
+            compacting = 0
+            for id in ids:
+                check()
+                run = self._try(id, lambda id: self.load(id, check), damaged)
+                if run is not None:
+                    counts[run.summary.status] += 1
+                    if run.summary.owner is not None:
+                        held.append((id, run.summary.owner))
+            size = 0
+            with os.scandir(self._path) as files:
+                for file in files:
+                    with contextlib.suppress(FileNotFoundError):
+                        size += file.stat(follow_symlinks=False).st_size
+                    compacting += file.name.endswith(_NEW)
+            living = {owner: self.owner.alive(owner) for owner in {owner for _, owner in held}}
+        return StoreReport(
+            kind="directory",
+            where=self._path,
+            format=_runlog.FORMAT,
+            newest_format=_runlog.FORMAT,
+            size_bytes=size,
+            runs=dict(sorted(counts.items())),
+            held=tuple(Holder(id, owner, living[owner]) for id, owner in held),
+            damaged={id: str(error) for id, error in sorted(damaged.items())},
+            facts={"files": len(ids), "unfinished_files": compacting},
+        )
 
     def acquire(self, id: str, check: Callable[[], None], /) -> str:
         path = self._file(id)
@@ -187,6 +279,34 @@ class Directory:
 
     def _file(self, id: str) -> str:
         return os.path.join(self._path, _file_name(id))
+
+    def _ids(
+        self, after: str | None, contains: str = ""
+    ) -> tuple[list[str], dict[str, StoreError]]:
+        """The ids of all runs in their order, and the files that do not even tell theirs."""
+        ids: list[str] = []
+        damaged: dict[str, StoreError] = {}
+        try:
+            files = os.listdir(self._path)
+        except FileNotFoundError:
+            return ids, damaged
+        for file in files:
+            id = self._try(file, self._id, damaged)
+            if id is not None and contains in id and (after is None or id > after):
+                ids.append(id)
+        ids.sort()
+        return ids, damaged
+
+    def _try(
+        self, what: str, read: Callable[[str], T | None], damaged: dict[str, StoreError]
+    ) -> T | None:
+        """Read it, or note why that cannot be done, so that the others can be read."""
+        try:
+            with translated(os.path.join(self._path, what)):
+                return read(what)
+        except StoreError as exc:
+            damaged[what] = exc
+            return None
 
     def _id(self, file: str) -> str | None:
         """The run that a file of this name holds, ``None`` where it is no run's."""
@@ -389,8 +509,12 @@ def _file_name(id: str) -> str:
     return f"hash-{hashlib.blake2b(id.encode(), digest_size=32).hexdigest()}{_ENDING}"
 
 
+def _place(found: tuple[float, str, Summary]) -> tuple[float, str]:
+    return found[:2]
+
+
 def _temporary(path: str) -> str:
-    return path.removesuffix(_ENDING) + ".new"
+    return path.removesuffix(_ENDING) + _NEW
 
 
 def _numbered(head: _runlog.Head, number: int) -> _runlog.Head:

@@ -9,10 +9,10 @@ import errno
 import os
 import sqlite3
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import closing, contextmanager
 from pathlib import Path
-from typing import Final, Literal
+from typing import Final, Literal, TypeVar
 
 from ..errors import (
     StateFormatError,
@@ -22,7 +22,18 @@ from ..errors import (
     UncertainWriteError,
 )
 
-__all__ = ["APPLICATION_ID", "BUSY_SECONDS", "Synchronous", "open_file", "translated"]
+__all__ = [
+    "APPLICATION_ID",
+    "BUSY_SECONDS",
+    "Synchronous",
+    "check",
+    "look",
+    "newest_format",
+    "open_file",
+    "translated",
+]
+
+T = TypeVar("T")
 
 Synchronous = Literal["FULL", "NORMAL"]
 
@@ -247,27 +258,50 @@ def _connect(path: str, mode: str) -> sqlite3.Connection:
     )
 
 
-def _inspect(path: str) -> None:
-    """Refuse what is not ours or newer, without a byte written, also not beside the file.
+def look(path: str, at: Callable[[sqlite3.Connection], T]) -> T:
+    """Read a file without a byte written, also not beside it.
 
     Never by opening the file ourselves: to close it would drop the POSIX locks that other
     connections of this process hold on it.
+
+    Args:
+        path: The file.
+        at: What is read. Called again when somebody opened or closed the file meanwhile.
     """
     # With a log in place the newest pages are in there, and its index exists or may be made.
     # Without one the file alone is everything, and `immutable` makes nothing beside it.
     while True:
-        used = os.path.exists(f"{path}-wal")
+        before = _logged(path)
         try:
-            with closing(_connect(path, "ro" if used else "ro&immutable=1")) as conn:
-                _check(conn, path, tables=not os.path.exists(f"{path}-journal"))
-        except sqlite3.DatabaseError:
-            if used == os.path.exists(f"{path}-wal"):
+            with closing(_connect(path, "ro&immutable=1" if before else "ro")) as conn:
+                found = at(conn)
+        except (sqlite3.DatabaseError, StateFormatError):
+            if before == _logged(path):
                 raise
-            continue  # somebody opened or closed it in between, so what was read was a mixture
-        return
+            continue  # what was read was a mixture
+        if before is None or before == _logged(path):
+            return found
 
 
-def _check(conn: sqlite3.Connection, path: str, *, tables: bool) -> int:
+def _logged(path: str) -> tuple[int, int] | None:
+    """``None`` where there is a log, which keeps readers apart; else what tells of a change."""
+    if os.path.exists(f"{path}-wal"):
+        return None
+    found = os.stat(path)
+    return found.st_mtime_ns, found.st_size
+
+
+def _inspect(path: str) -> None:
+    """Refuse what is not ours or newer; it is as it was."""
+    look(path, lambda conn: check(conn, path, tables=not os.path.exists(f"{path}-journal")))
+
+
+def newest_format() -> int:
+    """The newest format that this version of asteps knows, and makes."""
+    return len(_STEPS)
+
+
+def check(conn: sqlite3.Connection, path: str, *, tables: bool) -> int:
     """The version of a database that is ours."""
     (application,) = conn.execute("PRAGMA application_id").fetchone()
     (version,) = conn.execute("PRAGMA user_version").fetchone()
@@ -276,10 +310,10 @@ def _check(conn: sqlite3.Connection, path: str, *, tables: bool) -> int:
             f"{path!r} belongs to another program (SQLite application id {application:#x}, not "
             f"{APPLICATION_ID:#x}); it was left as it is: give a path of their own to the runs"
         )
-    if version > len(_STEPS):
+    if version > newest_format():
         raise StateFormatError(
             f"{path!r} has format {version}, made by a newer asteps; this one reads up to "
-            f"{len(_STEPS)}; it was left as it is: upgrade asteps, or give another path"
+            f"{newest_format()}; it was left as it is: upgrade asteps, or give another path"
         )
     if tables:  # unless an unfinished transaction is about to be rolled back
         query = "SELECT name FROM sqlite_schema WHERE type = 'table'"
@@ -304,7 +338,7 @@ def _migrate(conn: sqlite3.Connection, path: str) -> None:
                 for statement in step:
                     conn.execute(statement)
             conn.execute(f"PRAGMA application_id = {APPLICATION_ID}")
-            conn.execute(f"PRAGMA user_version = {len(_STEPS)}")
+            conn.execute(f"PRAGMA user_version = {newest_format()}")
         conn.execute("COMMIT")
     except BaseException:
         if conn.in_transaction:
@@ -317,4 +351,4 @@ def _migrate(conn: sqlite3.Connection, path: str) -> None:
 def _is_current(conn: sqlite3.Connection, path: str) -> bool:
     if conn.execute("SELECT count(*) FROM sqlite_schema").fetchone() == (0,):
         return False
-    return _check(conn, path, tables=True) == len(_STEPS)
+    return check(conn, path, tables=True) == newest_format()

@@ -13,7 +13,7 @@ from collections.abc import Callable, Sequence
 from typing import Any, Final, get_args
 
 from .._loop import Wakeup
-from .._store import Status, StoredRun, Summary
+from .._store import Browsed, RunFilter, Scanned, Status, StoredRun, Summary
 from ..errors import (
     BusyError,
     ConflictError,
@@ -52,6 +52,26 @@ _LOAD_RECORDS = "SELECT key, data FROM records WHERE incarnation = ?"
 _LIST = """
     SELECT id, name, status, epoch, owner, created_at, updated_at, wake_at, done_at
     FROM runs WHERE {} ORDER BY id LIMIT ?"""
+_SCAN = """
+    SELECT incarnation, saves, id, name, status, epoch, owner, created_at, updated_at, wake_at,
+        done_at
+    FROM runs WHERE {} ORDER BY id LIMIT ?"""
+
+# The newest first, without an index: that would be one page more to write at each save, a third of
+# what a step costs. Instead the summaries are read through once, which takes 0.2 us for each that
+# is known not to be wanted. So this is asked first: what is the last of a page among those that
+# were created last? Nothing older can be on the page. (Measured with 100,000 runs: 68 ms without
+# this, 26 ms with it.)
+_BROWSE = """
+    SELECT id, name, status, epoch, owner, created_at, updated_at, wake_at, done_at
+    FROM runs WHERE {} ORDER BY updated_at DESC, id DESC LIMIT ?"""
+_NONE_OLDER = """
+    SELECT updated_at FROM (
+        SELECT updated_at FROM runs WHERE {} ORDER BY incarnation DESC LIMIT ?
+    ) ORDER BY updated_at DESC LIMIT 1 OFFSET ?"""
+_CREATED_LAST = 1_000  # how many are asked, beyond those of two pages
+
+_PAGE_BYTES = 4 * 1024 * 1024  # of records, after which a page of whole runs ends
 
 
 class Call:
@@ -273,6 +293,59 @@ class Runs:
         rows = self._conn.execute(query, (*where.values(), limit)).fetchall()
         return [(id, self._summary(id, columns)) for id, *columns in rows]
 
+    def browse(self, wanted: RunFilter, before: tuple[float, str] | None, limit: int) -> Browsed:
+        """See `BrowseStore.browse`."""
+        where, values = _where(wanted)
+        if before is not None:
+            where.append("(updated_at, id) < (?, ?)")
+            values += before
+        bound = self._conn.execute(
+            _NONE_OLDER.format(" AND ".join(where)),
+            (*values, 2 * limit + _CREATED_LAST, limit),
+        ).fetchone()
+        if bound is not None:
+            where.append("updated_at >= ?")
+            values += bound
+        # One more than the page holds tells whether there is another page.
+        query = _BROWSE.format(" AND ".join(where))
+        rows = self._conn.execute(query, (*values, limit + 1)).fetchall()
+        page: list[tuple[str, Summary]] = []
+        damaged: dict[str, StoreError] = {}
+        last: tuple[float, str] | None = None
+        for id, *columns in rows[:limit]:
+            last = (columns[5], id)
+            try:
+                page.append((id, self._summary(id, columns)))
+            except StateFormatError as exc:
+                damaged[id] = exc
+        return Browsed(page, damaged, last if len(rows) > limit else None)
+
+    def scan(self, wanted: RunFilter, after: str | None, limit: int) -> Scanned:
+        """See `ScanStore.scan`."""
+        where, values = _where(wanted)
+        if after is not None:
+            where.append("id > ?")
+            values.append(after)
+        query = _SCAN.format(" AND ".join(where))
+        rows = self._conn.execute(query, (*values, limit + 1)).fetchall()
+        page: list[tuple[str, StoredRun]] = []
+        damaged: dict[str, StoreError] = {}
+        size = 0
+        last: str | None = None
+        for incarnation, saves, id, *columns in rows[:limit]:
+            if size >= _PAGE_BYTES:
+                return Scanned(page, damaged, last)
+            last = id
+            try:
+                summary = self._summary(id, columns)
+            except StateFormatError as exc:
+                damaged[id] = exc
+                continue
+            records = dict(self._conn.execute(_LOAD_RECORDS, (incarnation,)).fetchall())
+            size += sum(map(len, records.values()))
+            page.append((id, StoredRun(records, f"{incarnation}-{saves}", summary)))
+        return Scanned(page, damaged, last if len(rows) > limit else None)
+
     def acquire(self, id: str) -> str:
         """See `LeaseStore.acquire`; what this client itself holds is not known here."""
         query = "SELECT owner FROM runs WHERE id = ?"
@@ -289,6 +362,27 @@ class Runs:
                 "it is: correct it by hand, or upgrade asteps"
             )
         return Summary(*columns)
+
+
+def _where(wanted: RunFilter) -> tuple[list[str], list[object]]:
+    """A filter as conditions, at least one, and the values in them."""
+    where, values = ["true"], list[object]()
+    if wanted.statuses:
+        # What is unknown here is damage, and to be seen whatever is asked for.
+        known = sorted(_STATUSES.difference(wanted.statuses))
+        where.append(f"status NOT IN ({', '.join('?' * len(known))})")
+        values += known
+    given = {
+        "name = ?": wanted.name,
+        "instr(id, ?) > 0": wanted.contains or None,
+        "updated_at >= ?": wanted.updated_from,
+        "updated_at < ?": wanted.updated_before,
+    }
+    for clause, value in given.items():
+        if value is not None:
+            where.append(clause)
+            values.append(value)
+    return where, values
 
 
 def _identity(path: str) -> tuple[int, int]:

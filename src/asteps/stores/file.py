@@ -11,7 +11,15 @@ from typing import Generic, Self, TypeVar
 from anyio import CancelScope, CapacityLimiter, from_thread, get_cancelled_exc_class, to_thread
 from anyio.lowlevel import checkpoint, current_token
 
-from .._store import Status, StoredRun, Summary
+from .._store import (
+    Browsed,
+    RunFilter,
+    Scanned,
+    Status,
+    StoredRun,
+    StoreReport,
+    Summary,
+)
 from ..errors import BusyError, StoreClosedError, UsageError
 from ._directory import Directory
 from ._runlog import Head
@@ -20,11 +28,12 @@ __all__ = ["FileStore"]
 
 T = TypeVar("T")
 
+_ALL = RunFilter()
 _THREADS = 4  # saves of different runs that wait for the disk at the same time
 
 
 class FileStore:
-    """A store in a directory of one machine: a `Store`, `ListStore` and `LeaseStore`.
+    """A store in a directory of one machine, with every capability but `PromptStore`.
 
     Any number of processes of one host may share the directory. It must lie on a local file
     system: on a network share, locks and syncs do not mean what they must. It is made by the
@@ -106,15 +115,32 @@ class FileStore:
         """See `ListStore.list_runs`.
 
         Reads the end of each file, not its records. A run that is being deleted meanwhile may be
-        left out.
-
-        Raises:
-            StateFormatError: A file is damaged or newer. The message names it: once it has been
-                moved away, the other runs are listed.
+        left out, and one whose file is damaged or newer is.
         """
         return await self._call(
             lambda files, check: files.list_runs(status, name, after, limit, check)
         )
+
+    async def browse(
+        self,
+        wanted: RunFilter = _ALL,
+        /,
+        *,
+        before: tuple[float, str] | None = None,
+        limit: int = 100,
+    ) -> Browsed:
+        """See `BrowseStore.browse`. Reads the end of each file, for each page."""
+        return await self._call(lambda files, check: files.browse(wanted, before, limit, check))
+
+    async def scan(
+        self, wanted: RunFilter = _ALL, /, *, after: str | None = None, limit: int = 100
+    ) -> Scanned:
+        """See `ScanStore.scan`. A page ends after 4 MiB of records."""
+        return await self._call(lambda files, check: files.scan(wanted, after, limit, check))
+
+    async def inspect(self) -> StoreReport:
+        """See `InspectStore.inspect`. Reads each file."""
+        return await self._call(lambda files, check: files.inspect(check))
 
     async def acquire(self, id: str, /, *, seconds: float) -> str:
         """See `LeaseStore.acquire`; ``seconds`` does not matter here.

@@ -5,16 +5,28 @@ from __future__ import annotations
 import secrets
 import threading
 import weakref
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from types import TracebackType
 from typing import Self
 
 from anyio.lowlevel import checkpoint, current_token
 
-from .._store import Status, StoredRun, Summary
+from .._store import (
+    Browsed,
+    Holder,
+    RunFilter,
+    Scanned,
+    Status,
+    StoredRun,
+    StoreReport,
+    Summary,
+)
 from ..errors import BusyError, ConflictError, StoreClosedError, UsageError
 
 __all__ = ["MemoryStore"]
+
+_ALL = RunFilter()
 
 
 class _Run:
@@ -41,7 +53,7 @@ class _Storage:
 
 
 class MemoryStore:
-    """A store in memory: a `Store`, `ListStore` and `LeaseStore`.
+    """A store in memory, with every capability but `PromptStore`.
 
     It keeps the whole contract, so what passes with it does not fail with a store on disk for
     reasons of its own: bytes are copied, revisions compared, and every call lets other tasks run.
@@ -163,6 +175,65 @@ class MemoryStore:
             ]
         found.sort(key=lambda item: item[0])
         return found[:limit]
+
+    async def browse(
+        self,
+        wanted: RunFilter = _ALL,
+        /,
+        *,
+        before: tuple[float, str] | None = None,
+        limit: int = 100,
+    ) -> Browsed:
+        """See `BrowseStore.browse`."""
+        await self._enter()
+        with self._storage.lock:
+            found = [
+                (key, run.summary)
+                for key, run in self._storage.runs.items()
+                if wanted.accepts(key, run.summary)
+                and (before is None or (run.summary.updated_at, key) < before)
+            ]
+        found.sort(key=lambda item: (item[1].updated_at, item[0]), reverse=True)
+        page = found[:limit]
+        more = len(found) > limit
+        return Browsed(page, {}, (page[-1][1].updated_at, page[-1][0]) if more else None)
+
+    async def scan(
+        self, wanted: RunFilter = _ALL, /, *, after: str | None = None, limit: int = 100
+    ) -> Scanned:
+        """See `ScanStore.scan`."""
+        await self._enter()
+        with self._storage.lock:
+            ids = sorted(
+                key
+                for key, run in self._storage.runs.items()
+                if (after is None or key > after) and wanted.accepts(key, run.summary)
+            )
+            found: list[tuple[str, StoredRun]] = []
+            for key in ids[:limit]:
+                run = self._storage.runs[key]
+                found.append((key, StoredRun(run.records.copy(), run.revision, run.summary)))
+        return Scanned(found, {}, found[-1][0] if len(ids) > limit else None)
+
+    async def inspect(self) -> StoreReport:
+        """See `InspectStore.inspect`."""
+        await self._enter()
+        with self._storage.lock:
+            runs = sorted((key, run.summary) for key, run in self._storage.runs.items())
+            size = sum(
+                len(key) + len(value)
+                for run in self._storage.runs.values()
+                for key, value in run.records.items()
+            )
+            living = set(self._storage.clients)
+        return StoreReport(
+            kind="memory",
+            size_bytes=size,
+            runs=dict(Counter(s.status for _, s in runs)),
+            held=tuple(
+                Holder(id, s.owner, s.owner in living) for id, s in runs if s.owner is not None
+            ),
+        )
 
     async def acquire(self, id: str, /, *, seconds: float) -> str:
         """See `LeaseStore.acquire`; ``seconds`` does not matter here.

@@ -14,19 +14,30 @@ from typing import Any, Self, TypeVar, get_args
 from anyio import CancelScope, CapacityLimiter, get_cancelled_exc_class, to_thread
 
 from .._loop import Loop, Wakeup, current_loop
-from .._store import Status, StoredRun, Summary
+from .._store import (
+    Browsed,
+    RunFilter,
+    Scanned,
+    Status,
+    StoredRun,
+    StoreReport,
+    Summary,
+)
 from ..errors import BusyError, StoreClosedError, UsageError
 from ._owner import Owner
 from ._sqlite_file import Synchronous
+from ._sqlite_report import examine
 from ._sqlite_runs import Call, Runs, fail
 
 __all__ = ["SQLiteStore"]
 
 T = TypeVar("T")
 
+_ALL = RunFilter()
+
 
 class SQLiteStore:
-    """A store in one SQLite file: a `Store`, `ListStore` and `LeaseStore`.
+    """A store in one SQLite file, with every capability.
 
     The file is made when there is none; its directory has to exist, on a local disk. Beside it
     stand SQLite's own ``-wal`` and ``-shm``, and one ``-owner.…`` per client that holds runs: back
@@ -147,9 +158,32 @@ class SQLiteStore:
         limit: int = 100,
     ) -> Sequence[tuple[str, Summary]]:
         """See `ListStore.list_runs`."""
-        if limit < 1:
-            raise UsageError(f"limit must be at least 1, not {limit}")
+        _check_limit(limit)
         return await self._call(Runs.list_runs, after, status, name, limit)
+
+    async def browse(
+        self,
+        wanted: RunFilter = _ALL,
+        /,
+        *,
+        before: tuple[float, str] | None = None,
+        limit: int = 100,
+    ) -> Browsed:
+        """See `BrowseStore.browse`. Takes some 25 ms for 100,000 runs: it reads all summaries."""
+        _check_limit(limit)
+        return await self._call(Runs.browse, wanted, before, limit)
+
+    async def scan(
+        self, wanted: RunFilter = _ALL, /, *, after: str | None = None, limit: int = 100
+    ) -> Scanned:
+        """See `ScanStore.scan`. A page is one transaction, and ends after 4 MiB of records."""
+        _check_limit(limit)
+        return await self._call(Runs.scan, wanted, after, limit)
+
+    async def inspect(self) -> StoreReport:
+        """See `InspectStore.inspect`. Reads all of the file, in a thread of its own."""
+        self._check()
+        return await to_thread.run_sync(examine, self._path)
 
     async def acquire(self, id: str, /, *, seconds: float) -> str:
         """See `LeaseStore.acquire`; `seconds` has no bearing: a lock dies with its process."""
@@ -243,6 +277,11 @@ class SQLiteStore:
             call.answered = answered = (self._loop or current_loop()).wakeup()
             with CancelScope(shield=True):
                 await answered
+
+
+def _check_limit(limit: int) -> None:
+    if limit < 1:
+        raise UsageError(f"limit must be at least 1, not {limit}")
 
 
 class _Writer:

@@ -10,7 +10,21 @@ from typing import Literal, Self, TypeAlias, TypeVar
 import anyio
 import msgspec
 
-from .._store import LeaseStore, ListStore, Status, Store, StoredRun, Summary
+from .._store import (
+    Browsed,
+    BrowseStore,
+    InspectStore,
+    LeaseStore,
+    ListStore,
+    RunFilter,
+    Scanned,
+    ScanStore,
+    Status,
+    Store,
+    StoredRun,
+    StoreReport,
+    Summary,
+)
 from ..errors import (
     ConflictError,
     StoreRefusedError,
@@ -22,6 +36,8 @@ from ..errors import (
 __all__ = ["Crash", "FaultyStore", "LoadFault", "Save", "SaveFault"]
 
 T = TypeVar("T")
+
+_ALL = RunFilter()
 
 SaveFault: TypeAlias = Literal[
     "unavailable",
@@ -139,6 +155,15 @@ class FaultyStore:
             self.list_runs: Callable[..., Awaitable[Sequence[tuple[str, Summary]]]] = (
                 self._list_runs
             )
+        if isinstance(store, BrowseStore):
+            self._browser: BrowseStore = store
+            self.browse: Callable[..., Awaitable[Browsed]] = self._browse
+        if isinstance(store, ScanStore):
+            self._scanner: ScanStore = store
+            self.scan: Callable[..., Awaitable[Scanned]] = self._scan
+        if isinstance(store, InspectStore):
+            self._inspector: InspectStore = store
+            self.inspect: Callable[[], Awaitable[StoreReport]] = self._inspect
         if isinstance(store, LeaseStore):
             self._leaser: LeaseStore = store
             self.acquire: Callable[..., Awaitable[str]] = self._acquire
@@ -259,6 +284,30 @@ class FaultyStore:
         return await self._alive(
             self._lister.list_runs(status=status, name=name, after=after, limit=limit)
         )
+
+    async def _browse(
+        self,
+        wanted: RunFilter = _ALL,
+        /,
+        *,
+        before: tuple[float, str] | None = None,
+        limit: int = 100,
+    ) -> Browsed:
+        """See `BrowseStore.browse`."""
+        await self._begin()
+        return await self._alive(self._browser.browse(wanted, before=before, limit=limit))
+
+    async def _scan(
+        self, wanted: RunFilter = _ALL, /, *, after: str | None = None, limit: int = 100
+    ) -> Scanned:
+        """See `ScanStore.scan`."""
+        await self._begin()
+        return await self._alive(self._scanner.scan(wanted, after=after, limit=limit))
+
+    async def _inspect(self) -> StoreReport:
+        """See `InspectStore.inspect`."""
+        await self._begin()
+        return await self._alive(self._inspector.inspect())
 
     async def _acquire(self, id: str, /, *, seconds: float) -> str:
         """See `LeaseStore.acquire`."""

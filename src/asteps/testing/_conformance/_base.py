@@ -11,9 +11,28 @@ from typing import Any, ClassVar, Protocol, TypeAlias
 import anyio
 import pytest
 
-from ..._store import LeaseStore, ListStore, Status, Store, Summary
+from ..._store import (
+    BrowseStore,
+    InspectStore,
+    LeaseStore,
+    ListStore,
+    ScanStore,
+    Status,
+    Store,
+    Summary,
+)
 
-__all__ = ["Another", "Kit", "LeasingStore", "ListingStore", "a_summary", "save"]
+__all__ = [
+    "Another",
+    "BrowsingStore",
+    "InspectingStore",
+    "Kit",
+    "LeasingStore",
+    "ListingStore",
+    "ScanningStore",
+    "a_summary",
+    "save",
+]
 
 Another: TypeAlias = Callable[[], Awaitable[Any]]
 """Gives another client of the test's storage at each call; all are closed when the test ends."""
@@ -27,6 +46,18 @@ class ListingStore(Store, ListStore, Protocol):
     """A store that lists."""
 
 
+class BrowsingStore(Store, BrowseStore, Protocol):
+    """A store that browses."""
+
+
+class ScanningStore(Store, ScanStore, Protocol):
+    """A store that scans."""
+
+
+class InspectingStore(Store, InspectStore, Protocol):
+    """A store that inspects."""
+
+
 class Kit:
     """The fixtures. `StoreConformance` says what a subclass gives."""
 
@@ -34,6 +65,9 @@ class Kit:
 
     leases: ClassVar[bool]
     listing: ClassVar[bool]
+    browsing: ClassVar[bool] = False
+    scanning: ClassVar[bool] = False
+    inspecting: ClassVar[bool] = False
     max_bytes: ClassVar[int | None] = None
 
     @pytest.fixture

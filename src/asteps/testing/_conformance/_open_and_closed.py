@@ -10,7 +10,15 @@ from collections.abc import Awaitable, Callable
 import anyio
 from anyio.lowlevel import checkpoint
 
-from ..._store import LeaseStore, ListStore, Store, StoredRun
+from ..._store import (
+    BrowseStore,
+    InspectStore,
+    LeaseStore,
+    ListStore,
+    ScanStore,
+    Store,
+    StoredRun,
+)
 from ...errors import StoreClosedError, UsageError
 from ._base import Another, Kit, a_summary, save
 
@@ -26,6 +34,12 @@ def _calls(store: Store, revision: str) -> dict[str, Callable[[], Awaitable[obje
     }
     if isinstance(store, ListStore):
         calls["list_runs"] = store.list_runs
+    if isinstance(store, BrowseStore):
+        calls["browse"] = store.browse
+    if isinstance(store, ScanStore):
+        calls["scan"] = store.scan
+    if isinstance(store, InspectStore):
+        calls["inspect"] = store.inspect
     if isinstance(store, LeaseStore):
         leaser: LeaseStore = store
         calls["acquire"] = lambda: leaser.acquire("run", seconds=30)

@@ -6,9 +6,26 @@ from __future__ import annotations
 
 import pytest
 
-from ..._store import LeaseStore, ListStore, Store, StoredRun, Summary
+from ..._store import (
+    BrowseStore,
+    InspectStore,
+    LeaseStore,
+    ListStore,
+    ScanStore,
+    Store,
+    StoredRun,
+    Summary,
+)
 from ...errors import StoreRefusedError
 from ._base import Another, Kit, a_summary, save
+
+CAPABILITIES = (
+    (LeaseStore, "leases"),
+    (ListStore, "listing"),
+    (BrowseStore, "browsing"),
+    (ScanStore, "scanning"),
+    (InspectStore, "inspecting"),
+)
 
 # Traps of file names, SQL, URLs, key prefixes and case-insensitive or normalising media.
 AWKWARD_IDS = (
@@ -101,7 +118,7 @@ class RecordKit(Kit):
     async def test_capabilities_are_declared_and_there(self, store: Store) -> None:
         """A store has the capabilities that it declares, and declares those that it has."""
         assert isinstance(store, Store)
-        for kind, declared in ((LeaseStore, "leases"), (ListStore, "listing")):
+        for kind, declared in CAPABILITIES:
             assert isinstance(getattr(self, declared, None), bool), f"declare {declared} = ..."
             assert isinstance(store, kind) is getattr(self, declared), (
                 f"{type(store).__name__} declares {declared} = {getattr(self, declared)}"
