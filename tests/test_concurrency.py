@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import random
 from collections.abc import Awaitable, Callable
+from contextlib import suppress
 from typing import Any, Protocol
 
 import anyio
@@ -774,6 +775,94 @@ async def test_gather_leaves_nothing_running() -> None:
     await asyncio.sleep(0.003)
     assert len(world.log) == ticks
     await asyncio.gather(*tasks, return_exceptions=True)
+
+
+@only_asyncio
+@pytest.mark.parametrize("what", ["step", "group", "group's child", "nested"])
+async def test_what_gather_leaves_behind_ends_with_the_body(what: str) -> None:
+    """A sequence whose sibling failed begins nothing more, and is nobody's mistake."""
+    world = World()
+    attempts: list[int] = []
+
+    async def bad(s: Step) -> None:
+        if len(attempts) == 1:
+            raise ValueError("at first")
+
+    async def wait() -> None:
+        for _ in range(40 if len(attempts) == 1 else 1):  # beyond the end of the body
+            await asyncio.sleep(0)
+
+    async def sequence(s: Step) -> None:
+        await s.do("before", world.long(1))
+        if what != "group's child":
+            await wait()
+        if what == "step":
+            await s.do("after", world.long(1))
+        elif what == "nested":
+            await s.do("after", lambda t: t.do("below", world.long(1)), returns=str)
+        else:
+            async with s.group("after") as g:
+                await wait()
+                g.do("child", world.long(1))
+
+    async def both(s: Step) -> str:
+        attempts.append(s.attempt)
+        await asyncio.gather(s.do("bad", bad), sequence(s))
+        return "both"
+
+    async def root(s: Step) -> str:
+        return await s.do("both", both, retry=Retry(attempts=2, delay=1, jitter=0))
+
+    assert await world.run(root) == "both"
+    assert attempts == [1, 2]
+    below = {"step": "both/after", "nested": "both/after/below"}.get(what, "both/after/child")
+    assert world.log == ["both/before", below]
+
+
+@only_asyncio
+async def test_a_body_that_returns_beside_an_open_group_is_told_so() -> None:
+    """A group in a task that the body does not wait for is misuse, as is any step there."""
+    world = World()
+    tasks: list[asyncio.Task[None]] = []
+
+    async def root(s: Step) -> None:
+        opened = asyncio.Event()
+
+        async def aside() -> None:
+            async with s.group("aside"):
+                opened.set()
+                await asyncio.sleep(3_600)
+
+        tasks.append(asyncio.create_task(aside()))
+        await opened.wait()
+
+    with pytest.raises(UsageError, match="still running"):
+        await world.run(root)
+    with anyio.fail_after(1):
+        await asyncio.wait(tasks)
+    assert isinstance(tasks[0].exception(), BaseException)
+
+
+async def test_a_step_of_a_body_that_failed_is_no_use_in_another() -> None:
+    """Where a body uses the Step of one that has failed, that is misuse."""
+    world = World()
+    kept: list[Step] = []
+
+    async def bad(s: Step) -> None:
+        kept.append(s)
+        raise ValueError
+
+    async def other(s: Step) -> None:
+        await kept[0].do("late", world.long(1))
+
+    async def root(s: Step) -> None:
+        with suppress(StepError):
+            await s.do("bad", bad)
+        await s.do("other", other)
+
+    with pytest.raises(UsageError, match="'bad' has ended"):
+        await world.run(root)
+    assert world.log == []
 
 
 @only_asyncio

@@ -1432,6 +1432,31 @@ async def test_nothing_due_saves_nothing(save: Any) -> None:
     assert isinstance(await reconcile(root, store=store, id="r", clock=clock, save=save), Done)
 
 
+async def test_the_store_knows_when_changed_code_is_due() -> None:
+    """Where the code has changed, the listing says when what is left of it is due."""
+    store, clock = MemoryStore(), FakeClock()
+
+    async def soon(s: Step) -> None:
+        s.pending(2)
+
+    async def later(s: Step) -> None:
+        s.pending(30)
+
+    async def root(s: Step, with_soon: bool) -> None:
+        async with s.group("both") as g:
+            g.do("later", later)
+            if with_soon:
+                g.do("soon", soon)
+
+    for with_soon, due in ((True, 2), (False, 30)):
+        outcome = await asteps.reconcile(root, with_soon, store=store, id="r", clock=clock)
+        assert isinstance(outcome, Pending)
+        assert outcome.after == due
+        (line,) = await asteps.list_runs(store)
+        assert line.wake_at is not None
+        assert line.wake_at.timestamp() == clock.now() + due
+
+
 async def test_a_delayed_retry_saves_nothing_before_it_is_due() -> None:
     """A step between two attempts is pending: passes before its time save nothing."""
     store, effects, clock = FaultyStore(MemoryStore()), Effects(), FakeClock()

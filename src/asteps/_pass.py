@@ -20,6 +20,7 @@ from .errors import AstepsError, UsageError
 
 __all__ = [
     "Abort",
+    "Left",
     "NotYet",
     "Over",
     "Pass",
@@ -59,6 +60,17 @@ class Over(PassOver):
     def __init__(self, wake: Wake) -> None:
         super().__init__(wake)
         self.wake = wake
+
+
+class Left(Signal):
+    """A body ended by an exception, and a task of its own goes on: this ends that task.
+
+    In another step's body it is misuse: ``error``.
+    """
+
+    def __init__(self, error: AstepsError) -> None:
+        super().__init__(error)
+        self.error = error
 
 
 class Abort(Signal):
@@ -145,7 +157,7 @@ class Pass:
         self.claimed: bool = False
         self.over: bool = False  # its driver has left
         self._counted = False
-        self._empty: anyio.Event | None = None
+        self._fewer: anyio.Event | None = None  # set when one of the scopes is gone
         self.at_large: dict[NotYet, object] = {}
         self.scopes: dict[anyio.CancelScope, object] = {}
         self.vanished: list[str] = []
@@ -293,16 +305,18 @@ class Pass:
     def left(self, scope: anyio.CancelScope) -> None:
         """A step that another task ran is over."""
         del self.scopes[scope]
-        if not self.scopes and self._empty is not None:
-            self._empty.set()
+        if self._fewer is not None:
+            self._fewer.set()
 
-    async def drained(self) -> None:
-        """Return when no other task runs a step of this pass any more; call `close` first."""
-        if self.scopes:
-            with anyio.CancelScope(shield=True):
-                while self.scopes:
-                    self._empty = anyio.Event()
-                    await self._empty.wait()
+    async def drained(self, owner: object = None) -> None:
+        """Return when no other task runs a step below ``owner``, or of the pass, any more.
+
+        Cancel their scopes first.
+        """
+        while self.scopes if owner is None else owner in self.scopes.values():
+            if self._fewer is None or self._fewer.is_set():
+                self._fewer = anyio.Event()
+            await self._fewer.wait()
 
     def check_open(self) -> None:
         """Raise what stopped the pass, if anything did."""

@@ -45,7 +45,7 @@ class Session:
         self._owner = owner
         self._wake: float | None = None
         self._releasing = False
-        self._stored_status = None if stored is None else stored.summary.status
+        self._stored = None if stored is None else stored.summary
         self._ending = False
         self.began = False
         self.current: Pass | None = None
@@ -197,8 +197,8 @@ class Session:
         outcome: Outcome[Any]
         if wake is not None:
             self._wake = max(wake[0], now)
-            if self.saver is not None and self._stored_status != "pending":
-                self.saver.owe()  # a pass may find all waiting where the one before had died
+            if self.saver is not None and not self._is_known_to_wait():
+                self.saver.owe()
             after = max(wake[0] - now, _SOON)
             outcome = Pending(after, wake[1], wake[2], self.root, vanished)
         elif error is not None:
@@ -210,11 +210,23 @@ class Session:
             current.emit(PassEnded(run_id=self.options.id, path="", at=moment(now), status=status))
         return outcome
 
+    def _is_known_to_wait(self) -> bool:
+        """Whether the store says that the run waits, and until when.
+
+        A pass that saves nothing may find all waiting where the one before had died, or, the code
+        having changed, that something else is due first.
+        """
+        was = self._stored
+        if was is None or was.status != "pending" or was.wake_at is None or self._wake is None:
+            return False
+        return abs(was.wake_at - self._wake) < _SOON
+
     async def close_pass(self, current: Pass) -> None:
         """Nothing of the pass runs any more when this returns."""
         current.close()
         self.began = self.began or current.claimed
-        await current.drained()
+        with anyio.CancelScope(shield=True):
+            await current.drained()
         current.over = True
 
     async def one_pass(

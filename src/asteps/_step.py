@@ -38,7 +38,7 @@ from ._group import GroupOf
 from ._loop import Wakeup
 from ._map import MapOptions, Mapping
 from ._outcome import Outcome
-from ._pass import Abort, Pass, PassOver, Signal, Wake, make_not_yet
+from ._pass import Abort, Left, Pass, PassOver, Signal, Wake, make_not_yet
 from ._paths import MAX_DEPTH, MAX_NAME, check_name, join
 from ._payload import SMALL, UNSET, Spec, function_name
 from ._policy import Duration, PollOptions, Retry, StepOptions, duration
@@ -86,6 +86,7 @@ class Step:
     _still: anyio.Event | None = None  # set when no child is active any more
     _ended: Signal | None = None  # what ended this execution; later calls raise it again
     _over = False  # the body has ended; a task that it left behind is refused
+    _left = False  # ... by an exception, so such a task is nobody's mistake
     _ended_here = False  # a signal was raised in the body's own task
     _wakes: dict[Any, Wake] | None = None  # when parked children are due
     _watched = False  # one of them waits for the others to finish, for all
@@ -912,9 +913,10 @@ class Step:
         """Raise again what ended this execution, or the pass."""
         self._run.check_open()
         if self._over or (self._node._done is not None and self._crew is None):
-            raise self._abort(
-                UsageError(f"the body of {self.path!r} has ended: its Step is of no use any more")
+            error = UsageError(
+                f"the body of {self.path!r} has ended: its Step is of no use any more"
             )
+            raise Left(error) if self._left else self._abort(error)
         if self._ended is not None:
             raise self._ended
 
@@ -1102,6 +1104,11 @@ class Step:
             saver.touch(f"{path}/{name}" if path else name, node)
         return saver.join(alone=alone)
 
+    def _is_at_work(self) -> bool:
+        """Whether steps below it run, wait, or may be begun by a group whose block is open."""
+        scopes = self._run.scopes
+        return bool(self._active or self._parked or (scopes and self in scopes.values()))
+
     async def _leave(self) -> None:
         """The body returned: was it right to?
 
@@ -1110,7 +1117,7 @@ class Step:
         """
         run = self._run
         ended = self._ended
-        if self._active or self._parked:
+        if self._is_at_work():
             left = [c.name for c in self._node.states or () if c.proceeding]
             await self._close()
             if run.halted is None and ended is None:
@@ -1192,6 +1199,7 @@ class Step:
             if self._still is None or self._still.is_set():
                 self._still = anyio.Event()
             await self._still.wait()
+        await self._run.drained(self)
 
     def _scopes_below(self) -> list[anyio.CancelScope]:
         return [s for s, owner in self._run.scopes.items() if owner is self]

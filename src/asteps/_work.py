@@ -33,7 +33,7 @@ from ._events import (
 )
 from ._failure import describe, error_of
 from ._loop import is_cancellation
-from ._pass import Abort, NotYet, Over, Pass, PassOver, Signal, Wake
+from ._pass import Abort, Left, NotYet, Over, Pass, PassOver, Signal, Wake
 from ._paths import join
 from ._payload import UNSET, Spec, TooLargeError, function_name
 from ._policy import Duration, Retry, duration
@@ -446,7 +446,7 @@ class Work:
         """
         run = self._run
         if child is not None:
-            child._over = True
+            child._over = child._left = True
         if isinstance(exc, GeneratorExit) or not run.loop.is_running():
             raise exc  # the loop is gone: nothing may be awaited or asked
         came, exc = exc, essence(exc)
@@ -460,15 +460,19 @@ class Work:
             self._touch()
             if self._sibling.weight != OWN and run.driver_is_cancelled():
                 self._tell_of_cancellation()
-            if child is not None and (child._active or child._parked):
+            if child is not None and child._is_at_work():
                 for scope, owner in run.scopes.items():
                     if owner is child:
                         scope.cancel()
             raise exc
-        if child is not None and (child._active or child._parked):
+        if child is not None and child._is_at_work():
             await child._close()
         if isinstance(run.halted, Abort):
             self._stop(run.halted)
+        if isinstance(exc, Left):
+            if self._parent is not None and self._parent._left:
+                raise exc
+            raise self._abort(exc.error)
         if isinstance(exc, Signal):
             return self._not_over(child, exc)
         if (
