@@ -14,7 +14,7 @@ import os
 import sys
 import threading
 import time
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Generator, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +23,7 @@ import pytest
 import trio
 from blockbuster import BlockBuster
 from hypothesis import HealthCheck, settings
+from playwright.sync_api import Browser
 
 # --- hypothesis: HYPOTHESIS_PROFILE=nightly looks for longer, and elsewhere every time ------------
 
@@ -131,3 +132,34 @@ def _guards(request: pytest.FixtureRequest) -> Iterator[None]:
     while (leaked := _leaked_threads(before)) and time.monotonic() < deadline:
         time.sleep(0.002)
     assert not leaked, f"{len(leaked)} threads outlived the test: {leaked}"
+
+
+# --- the browser ----------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def browser() -> Iterator[Browser]:
+    """A Chromium. Its driver has an event loop in this thread: no async tests in such a module."""
+    from browser import started_browser
+
+    with started_browser() as started:
+        yield started
+
+
+@pytest.hookimpl(wrapper=True, tryfirst=True)  # the outermost: what it says comes last
+def pytest_terminal_summary(
+    terminalreporter: pytest.TerminalReporter,
+) -> Generator[None, None, None]:
+    """The last lines say loudly what was left out."""
+    yield
+    opener = sys.modules.get("browser")
+    skipped = terminalreporter.stats.get("skipped", [])
+    left_out = opener and sum(opener.MISSING in str(report.longrepr) for report in skipped)
+    if opener and left_out:
+        terminalreporter.line("")
+        terminalreporter.line(
+            f"NOT TESTED: {left_out} tests of web pages were left out: {opener.MISSING} "
+            "(apt-get install chromium, or ASTEPS_CHROMIUM=/path/to/it)",
+            red=True,
+            bold=True,
+        )

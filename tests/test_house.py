@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import ast
+import contextlib
 import importlib
 import inspect
+import io
 import pkgutil
 import re
 import sys
@@ -147,7 +149,7 @@ NAMES = [page.relative_to(ROOT).as_posix() for page in PAGES]
 PYTHON_BLOCKS_AT_LEAST = 60  # raise it with the pages: it keeps the check from passing on nothing
 OTHER_LANGUAGES = {
     *("console", "diff", "dockerfile", "go", "ini", "json", "mermaid", "sh", "sql", "text", "toml"),
-    *("yaml",),
+    *("csv", "yaml"),
 }
 
 FENCE = re.compile(r"^ *(?:(?:[-*+]|\d+\.) +)?(?P<ticks>`{3,}|~{3,})(?P<info>[^`\n]*)$")
@@ -184,6 +186,8 @@ def blocks_of(page: Path, text: str) -> list[Block]:
 def run_blocks(blocks: list[Block]) -> int:
     """Run a page's Python blocks in one namespace, those with ``await`` in one event loop.
 
+    What one of them prints has to be what the page shows in the block after it, if it shows it.
+
     Returns:
         How many were run.
     """
@@ -192,7 +196,9 @@ def run_blocks(blocks: list[Block]) -> int:
     real, sys.modules["__main__"] = sys.modules["__main__"], module
     try:
         with anyio.from_thread.start_blocking_portal() as portal:
-            for block in blocks:
+            for block, after in zip(blocks, [*blocks[1:], None], strict=False):
+                if not is_python(block):
+                    continue
                 code = compile(
                     "\n" * (block.line - 1) + block.code,  # tracebacks name the page's line
                     str(block.page),
@@ -203,30 +209,38 @@ def run_blocks(blocks: list[Block]) -> int:
                 if "no-run" in block.info.split():
                     continue
                 ran += 1
-                if code.co_flags & inspect.CO_COROUTINE:
+                with contextlib.redirect_stdout(io.StringIO()) as printed:
+                    if code.co_flags & inspect.CO_COROUTINE:
 
-                    async def in_the_loop(code: object = code) -> None:
-                        await eval(code, vars(module))  # type: ignore[arg-type]
+                        async def in_the_loop(code: object = code) -> None:
+                            await eval(code, vars(module))  # type: ignore[arg-type]
 
-                    portal.call(in_the_loop)
-                else:
-                    exec(code, vars(module))
+                        portal.call(in_the_loop)
+                    else:
+                        exec(code, vars(module))
+                if printed.getvalue() and after is not None and not is_python(after):
+                    where = f"{block.page.name}:{after.line}"
+                    assert after.code.rstrip() == printed.getvalue().rstrip(), where
     finally:
         sys.modules["__main__"] = real
     return ran
 
 
-def python_blocks(page: Path) -> list[Block]:
-    """The blocks of a page that are Python, by their first word."""
-    blocks = blocks_of(page, page.read_text(encoding="utf-8"))
-    return [block for block in blocks if block.info.split()[:1] == ["python"]]
+def is_python(block: Block) -> bool:
+    """Whether a block is Python, by its first word."""
+    return block.info.split()[:1] == ["python"]
+
+
+def blocks_on(page: Path) -> list[Block]:
+    """All fenced blocks of a page that is there."""
+    return blocks_of(page, page.read_text(encoding="utf-8"))
 
 
 @pytest.mark.docs
 @pytest.mark.parametrize("page", PAGES, ids=NAMES)
 def test_blocks_have_a_language(page: Path) -> None:
     """Every block says what it is, so no Python escapes under another name."""
-    for block in blocks_of(page, page.read_text(encoding="utf-8")):
+    for block in blocks_on(page):
         where = f"{page.name}:{block.line}: {block.info!r}"
         language, *words = block.info.split() or [""]
         if language == "python":
@@ -241,13 +255,14 @@ def test_blocks_have_a_language(page: Path) -> None:
 def test_blocks_run(page: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A page's Python blocks run from top to bottom in an empty directory."""
     monkeypatch.chdir(tmp_path)
-    run_blocks(python_blocks(page))
+    run_blocks(blocks_on(page))
 
 
 @pytest.mark.docs
 def test_there_are_blocks() -> None:
     """The pages have as many running blocks as they should, the README one at least."""
-    running = [b for page in PAGES for b in python_blocks(page) if "no-run" not in b.info]
+    found = [b for page in PAGES for b in blocks_on(page)]
+    running = [b for b in found if is_python(b) and "no-run" not in b.info]
     assert len(running) >= PYTHON_BLOCKS_AT_LEAST
     assert any(b.page.name == "README.md" for b in running)
 
@@ -295,6 +310,10 @@ def test_a_wrong_block_is_found() -> None:
     assert raised.traceback[-1].lineno + 1 == 14
     with pytest.raises(SyntaxError):
         run_blocks([Block(page, 1, "python no-run", "def\n")])
+    shown = [Block(page, 1, "python", "print(1)\n"), Block(page, 5, "text", "1\n")]
+    assert run_blocks(shown) == 1
+    with pytest.raises(AssertionError, match=r"page\.md:5"):
+        run_blocks([shown[0], Block(page, 5, "text", "2\n")])
     with pytest.raises(AssertionError, match="never closed"):
         blocks_of(page, "```python\n")
 

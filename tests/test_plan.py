@@ -17,7 +17,6 @@ from anyio.lowlevel import checkpoint
 from clocks import FakeClock
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from test_house import ROOT, blocks_of, run_blocks
 from worlds import World, came_to
 
 import asteps
@@ -1346,16 +1345,3 @@ def test_any_plan_survives_crashes(sketch: tuple[Sketch, ...], backend: str) -> 
         await crash_everywhere(flow, world=partial(Actor, sketch), effects=lambda a: a.ended)
 
     anyio.run(main, backend=backend)
-
-
-# --- the page -------------------------------------------------------------------------------------
-
-
-@pytest.mark.docs
-def test_the_page_shows_what_its_code_draws(capsys: pytest.CaptureFixture[str]) -> None:
-    """Each picture on the page is what the code above it prints."""
-    page = ROOT / "docs" / "plan.md"
-    blocks = blocks_of(page, page.read_text(encoding="utf-8"))
-    run_blocks([block for block in blocks if block.info == "python"])
-    pictures = [block.code for block in blocks if block.info in ("text", "mermaid")]
-    assert capsys.readouterr().out == "".join(pictures)

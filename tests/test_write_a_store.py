@@ -6,12 +6,12 @@ import subprocess
 import sys
 from pathlib import Path
 
-from test_house import ROOT, python_blocks
+from test_house import ROOT, blocks_on, is_python
 
 
 def test_the_pages_store_keeps_the_contract(tmp_path: Path) -> None:
     """The page's store and its test class, taken as they stand there, pass `StoreConformance`."""
-    store, _, test, _ = python_blocks(ROOT / "docs" / "write-a-store.md")
+    store, _, test, _ = filter(is_python, blocks_on(ROOT / "docs" / "write-a-store.md"))
     module = tmp_path / "test_table_store.py"
     module.write_text(store.code + test.code)
     (tmp_path / "pytest.ini").write_text("[pytest]\nanyio_mode = auto\n")
