@@ -1,0 +1,93 @@
+"""``asteps export`` and ``import``: runs as documents, to keep or to move."""
+
+from __future__ import annotations
+
+import sys
+from typing import Annotated
+
+from .._operators import edit_run, export_run, import_run
+from .._state import State
+from .._store import Store
+from ..errors import StateFormatError, UsageError
+from ._arguments import NewRunId, OutputFile, RunId, StoreUrl, Why, Yes, store_url
+from ._ask import author, confirm, with_reason
+from ._exits import Exits, Stop
+from ._files import read_bytes, write_bytes
+from ._output import safe_json, write_document, write_lines
+from ._show import status_of
+from ._stores import find_run, in_store
+from ._typer import Argument, Context, Option
+
+__all__ = ["export", "import_"]
+
+
+def export(
+    context: Context,
+    id: RunId,
+    *,
+    output: OutputFile = None,
+    store: StoreUrl = None,
+) -> None:
+    """Write a run as one JSON document: every step with its result, info, errors and times."""
+
+    async def read(opened: Store) -> tuple[str, bytes]:
+        found = await find_run(opened, id)
+        return found.id, await export_run(opened, found.id)
+
+    found, data = in_store(store_url(context, store), read)
+    if output is None or output == "-":
+        text = data.decode()
+        write_document(safe_json(text) if sys.stdout.isatty() else text, escape=False)
+        return
+    write_bytes(output, data)
+    write_lines([[(f"wrote run {found} to {output}, {len(data):,} bytes", "done")]])
+
+
+def import_(
+    context: Context,
+    id: NewRunId,
+    file: Annotated[str, Argument(metavar="FILE", help='The document; "-" is the standard input.')],
+    *,
+    replace: Annotated[
+        bool, Option("--replace", help="Take the place of the run that has this id.")
+    ] = False,
+    why: Why = "",
+    yes: Yes = False,
+    store: StoreUrl = None,
+) -> None:
+    """Store a run that `asteps export` wrote, or the Go library, under this id."""
+    url = store_url(context, store)
+    data = read_bytes(file)
+    try:
+        steps = sum(1 for _ in State.decode(data).walk()) - 1
+    except StateFormatError as exc:
+        raise Stop(Exits.USAGE, f"{file!r} is no run: {exc}") from exc
+    if replace:
+        _confirm_replacing(url, id, yes=yes)
+
+    async def store_it(opened: Store) -> None:
+        try:
+            await import_run(opened, id, data, replace=replace)
+        except UsageError as exc:
+            text = str(exc).replace("replace=True", "--replace")
+            raise Stop(Exits.USAGE, text) from exc
+        async with edit_run(opened, id) as state:
+            state.note(with_reason(f"imported from {file!r}", why), by=author())
+
+    in_store(url, store_it, create=True)
+    write_lines([[(f"imported run {id}, {steps} {'step' if steps == 1 else 'steps'}", "done")]])
+
+
+def _confirm_replacing(url: str, id: str, *, yes: bool) -> None:
+    try:
+        found = in_store(url, lambda opened: find_run(opened, id, whole=True))
+    except Stop as exc:
+        if exc.code is Exits.NOT_FOUND:  # there is nothing to be replaced
+            return
+        raise
+    if found.holder is not None:
+        raise found.holder
+    status = status_of(found.stored.summary, held=False)
+    steps = len(found.stored.records) - 1
+    write_lines([[(f"the run {id} ({status}, {steps} steps) is lost by this", "failed")]])
+    confirm("replace it?", yes=yes)
