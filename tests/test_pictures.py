@@ -22,7 +22,8 @@ from processes import ended_by, example_until, run_example
 
 import asteps
 from asteps import State
-from asteps.reports import html_report
+from asteps.reports import html_report, text_report
+from asteps.reports._words import duration_text
 from asteps.stores.sqlite import SQLiteStore
 
 PICTURES = Path(__file__).parent.parent / "docs" / "pictures"
@@ -233,7 +234,31 @@ def size_of(data: bytes) -> tuple[int, int]:
     return int.from_bytes(data[16:20], "big"), int.from_bytes(data[20:24], "big")
 
 
+# --- as text --------------------------------------------------------------------------------------
+
+LINE = re.compile(r"[├└]─ \S (?P<name>.+?) {2,}(?P<took>\d.*?)(?: {2}|$)")
+
+
+@pytest.mark.parametrize(("name", "run"), [("move-to-vpc", "moved"), ("fan-out", "fanned")])
+def test_text(name: str, run: str, request: pytest.FixtureRequest, tmp_path: Path) -> None:
+    """The report as text, which the docs have too, says of each step how long it took."""
+    state, run_id = request.getfixturevalue(run)
+    text = text_report(state, run_id=run_id, now=state.done_at)
+    file = (PICTURES if WRITES else tmp_path) / f"{name}.txt"
+    file.write_text(text + "\n", encoding="utf-8")
+    steps = {node.name: node for _, node in state.walk()}
+    found = {line["name"]: line["took"] for line in LINE.finditer(text)}
+    assert len(found) >= 3
+    for step, took in found.items():
+        node = steps[step]
+        assert took == duration_text((node.done_at - node.first_started_at).total_seconds()), step
+    kept = (PICTURES / f"{name}.txt").read_text(encoding="utf-8")
+    folded = run == "fanned"
+    assert folded or [line["name"] for line in LINE.finditer(kept)] == list(found)
+    assert kept.startswith(f"✓ {run_id} ({state.name}): done in ")
+
+
 def test_no_other_pictures() -> None:
     """All pictures of reports in the docs are made here."""
     names = {shot[0] for shot in SHOTS}
-    assert {file.stem for file in PICTURES.glob("*.png")} >= names
+    assert {file.stem for file in PICTURES.glob("*.png")} == names
