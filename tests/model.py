@@ -278,6 +278,12 @@ def facts(known: Knowledge, path: str) -> Facts:
     return (path, "" if errors else known[path].why, errors)
 
 
+def in_any_order(told: Facts) -> Facts:
+    """The same, sorted: children whose record was lost come to stand elsewhere in the tree."""
+    path, why, errors = told
+    return (path, why, tuple(sorted(map(in_any_order, errors))))
+
+
 def forget(known: Knowledge, path: str) -> None:
     """Drop all below a step."""
     for below in [p for p in known if is_below(p, path)]:
@@ -538,17 +544,17 @@ class Forecast:
         paths = [join(path, c.name) for c in node.steps]
         self._asked |= set(paths)
         values: dict[str, Any] = {}
-        closed = self._is_closed(node, paths)
+        closed = self._is_closed(node, path)
         news = not (closed or all(p in self.known and self.known[p].over for p in paths))
         if not closed:
             values, _, waits = self._concurrently(node, path)
-            if self._is_closed(node, paths):
+            if self._is_closed(node, path):
                 self.racy.add(path)
             elif waits:
                 if k.over:
                     _clear(k)
                 raise Waits(min(waits))
-        done, failed = self._count(paths)
+        done, failed = self._count(node, path)
         if len(failed) > node.tolerate and not node.is_enough(done):
             if k.status == "failed" and not news:
                 raise Broken("", k.causes, final=k.final)
@@ -565,13 +571,28 @@ class Forecast:
             return [values.get(c.name) for c in node.steps]
         return [values[c.name] for c in node.steps if c.name in values]
 
-    def _is_closed(self, node: Node, paths: list[str]) -> bool:
-        done, failed = self._count(paths)
+    def _is_closed(self, node: Node, path: str) -> bool:
+        done, failed = self._count(node, path)
         return node.decides(done, len(failed))
 
-    def _count(self, paths: list[str]) -> tuple[int, list[str]]:
-        known = [(p, self.known[p].status) for p in paths if p in self.known]
-        return sum(s == "done" for _, s in known), [p for p, s in known if s == "failed"]
+    def _count(self, node: Node, path: str) -> tuple[int, list[str]]:
+        """How many children are done, and which have failed."""
+        done, failed = 0, []
+        for child in node.steps:
+            below = join(path, child.name)
+            k = self.known.get(below, Known())
+            if k.status == "failed":
+                failed.append(below)
+            elif k.status == "done":
+                done += not self._has_news(child, below)
+        return done, failed
+
+    def _has_news(self, node: Node, path: str) -> bool:
+        """Whether a map that was done has items that it did not have then."""
+        if node.kind != "map" or self._is_closed(node, path):
+            return False
+        items = [self.known.get(join(path, c.name), Known()) for c in node.steps]
+        return not all(k.over for k in items)
 
     def _concurrently(
         self, node: Node, path: str

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Awaitable, Callable, Iterator
+from collections.abc import Awaitable, Callable, Coroutine, Iterator
 from contextlib import AbstractContextManager, contextmanager, suppress
 from contextvars import ContextVar
 from typing import Any
@@ -15,7 +15,17 @@ from anyio.lowlevel import checkpoint
 from clocks import FakeClock
 
 import asteps
-from asteps import Around, BodyCall, Failed, Pending, Retry, Step, StepError, UsageError
+from asteps import (
+    Around,
+    BodyCall,
+    Failed,
+    Pending,
+    Retry,
+    State,
+    Step,
+    StepError,
+    UsageError,
+)
 from asteps.stores.memory import MemoryStore
 from asteps.testing import Crash, FaultyStore
 
@@ -504,3 +514,113 @@ async def test_both_ways_show_the_same(how: str, keywords: dict[str, Any]) -> No
         ("StepStarted", "bad"),
         ("StepFailed", "bad"),
     ]
+
+
+@pytest.mark.parametrize("kind", ["pass", "do", "group", "map"])
+@pytest.mark.parametrize("at", ["enter", "exit"])
+async def test_what_is_no_exception_leaves_an_open_run(kind: str, at: str) -> None:
+    """Whatever the observer is around, its BaseException arrives as it is, the others are left."""
+
+    class Struck(BaseException):
+        pass
+
+    class Striking:
+        @contextmanager
+        def around(self, call: BodyCall) -> Iterator[None]:
+            if call.kind == kind and at == "enter":
+                raise Struck
+            yield
+            if call.kind == kind:
+                raise Struck
+
+    async def item(s: Step, _: int) -> None:
+        await checkpoint()
+
+    async def block(observers: list[Around]) -> None:
+        async with asteps.open_run("Move", observers=observers) as s:
+            await s.do("a", leaf)
+            async with s.group("g") as g:
+                g.do("b", leaf)
+            await s.map("m", item, [1])
+
+    watcher = Watcher()
+    with pytest.raises(Struck):
+        await block([watcher, Striking()])
+    assert all(None not in ends for ends in watcher.ends().values())
+    assert where.get() == "outside"
+
+
+def test_a_group_of_a_lost_task_is_left() -> None:
+    """Where the event loop is gone and the task is thrown away, its calls are left all the same."""
+    watcher = Watcher()
+
+    async def root(s: Step) -> None:
+        async with s.group("g"):
+            await anyio.sleep_forever()
+
+    async def lose() -> Coroutine[Any, Any, None]:
+        driver = asteps.run(root, observers=[watcher])
+        tasks.append(asyncio.ensure_future(driver))
+        for _ in range(5):
+            await asyncio.sleep(0)
+        return driver
+
+    tasks: list[asyncio.Future[None]] = []
+    loop = asyncio.new_event_loop()
+    driver = loop.run_until_complete(lose())
+    with suppress(Exception):  # nothing can be closed properly any more
+        driver.close()
+    tasks[0]._log_destroy_pending = False  # type: ignore[attr-defined]
+    loop.close()
+    assert watcher.ends() == {"": ["interrupted"], "g": ["interrupted"]}
+
+
+@pytest.mark.parametrize("prompt", [True, False])
+async def test_what_ends_the_saver_does_not_keep_a_body_waiting(prompt: bool) -> None:
+    """Told of a save, an observer raises what is no Exception: also a shielded body goes on."""
+
+    class Struck(BaseException):
+        pass
+
+    def strike(event: asteps.Event) -> None:
+        if event.path == "a" and isinstance(event, asteps.StepDone):
+            raise Struck
+
+    async def root(s: Step) -> None:
+        try:
+            for name in "abcd":
+                await s.do(name, leaf)
+        finally:
+            with anyio.CancelScope(shield=True):
+                await s.do("cleanup", leaf)
+
+    store = MemoryStore()
+    with pytest.raises(Struck), anyio.fail_after(5):
+        await asteps.run(
+            root, store=store if prompt else FaultyStore(store.client()), id="r", observers=[strike]
+        )
+
+
+async def test_a_pass_in_which_nothing_is_due_carries_nothing() -> None:
+    """To look whether something is due changes no state, whatever observers carry."""
+    clock, state = FakeClock(), State("r")
+
+    class Carrier:
+        @contextmanager
+        def around(self, call: BodyCall) -> Iterator[None]:
+            if call.kind == "pass":
+                call.carried["passes"] = call.carried.get("passes", "") + "."
+            yield
+
+    async def root(s: Step) -> None:
+        await s.do("x", lambda s: s.pending(20), returns=None)
+
+    keywords: dict[str, Any] = {"state": state, "clock": clock, "observers": [Carrier()]}
+    await asteps.reconcile(root, **keywords)
+    before = state.encode()
+    clock.advance(5)
+    await asteps.reconcile(root, **keywords)
+    assert state.encode() == before
+    clock.advance(20)
+    await asteps.reconcile(root, **keywords)
+    assert b'"passes":".."' in state.encode()

@@ -196,6 +196,42 @@ async def test_a_pass_in_which_nothing_is_due_leaves_no_phase() -> None:
     assert state.encode() == before
 
 
+async def test_a_state_that_the_caller_keeps_tells_the_same() -> None:
+    """Without a store, the last that the tree says of itself is when somebody was at work."""
+    world, state, copies = World(), State("r"), []
+
+    async def root(s: Step, body: Any) -> None:
+        await s.do("a", world.body((3, done)))
+        await s.do("x", body)
+
+    async def copy(s: Step) -> None:
+        world.clock.advance(4)
+        assert s._parent is not None
+        copies.append(s._parent.state.encode())
+
+    await asteps.run(root, copy, state=state, clock=world.clock)
+    world.clock.advance(100)
+    state = State.decode(copies[0])  # as after a crash
+    await asteps.reconcile(root, world.body((3, done)), state=state, clock=world.clock)
+    assert told(state) == [("working", 0), ("interrupted", 3), ("working", 107)]
+    assert told(state.get("x")) == [("working", 3), ("interrupted", 3), ("working", 107)]
+
+
+async def test_a_state_that_the_caller_keeps_tells_of_passes() -> None:
+    """Between two passes the run waits, in whatever process they are."""
+    world, state = World(), State("r")
+    body = world.body((3, later(20)), (5, later(30)), (1, done))
+
+    async def root(s: Step) -> None:
+        await s.do("x", body)
+
+    for pause in (30, 40, 0):
+        state = State.decode(state.encode())
+        await asteps.reconcile(root, state=state, clock=world.clock)
+        world.clock.advance(pause)
+    assert told(state)[:3] == [("working", 0), ("waiting", 3), ("working", 33)]
+
+
 async def test_a_body_that_is_cut_off_says_when() -> None:
     """A cancelled body's work is told from the time in which nobody was at work."""
     world = World()

@@ -317,6 +317,28 @@ async def test_the_roots_own_failure_is_recorded() -> None:
     assert recorded == {"root": ["bad"], "gives up": ["step 'gives up' failed: no hope"]}
 
 
+async def test_an_error_that_cannot_say_what_it_is_ends_its_span() -> None:
+    """A broken ``__str__`` costs the exception's event; span and metrics say all else."""
+
+    class Mute(Exception):  # noqa: N818
+        def __str__(self) -> str:
+            raise RuntimeError
+
+    async def bad(s: Step) -> None:
+        raise Mute
+
+    async def root(s: Step) -> None:
+        with suppress(StepError):
+            await s.do("bad", bad)
+
+    telemetry = Telemetry()
+    await asteps.run(root, observers=[telemetry.observer])
+    span = telemetry.one("bad")
+    assert status(span) == ("failed", True)
+    assert span.status.description == "Mute"
+    assert sum(telemetry.metrics()["asteps.step.failures"].values()) == 1
+
+
 async def test_a_cancellation_is_no_error() -> None:
     """What was cut off is interrupted, and no error; its spans have ended nevertheless."""
     telemetry = Telemetry()

@@ -109,6 +109,14 @@ def _late_below(plan: Plan) -> None:
     below.task("x", one)
 
 
+def _deep_plans(plan: Plan) -> None:
+    for n in range(60):
+        outer = Plan(f"p{n}")
+        for name in "ab":  # shared by two, so that to count each use would take for ever
+            outer.task(name, plan if n else one)
+        plan = outer
+
+
 def _deep(plan: Plan) -> None:
     task = plan.task("d")
     for _ in range(60):
@@ -157,6 +165,7 @@ WRONG: dict[str, tuple[Callable[[Any], object], str]] = {
     "a plan in itself": (lambda p: p.task("z", p), "plan 'p' would run itself"),
     "a plan in its own part": (_itself, "plan 'p' would run itself"),
     "too deep": (_deep, "more than 50 steps deep"),
+    "plans too deep": (_deep_plans, "more than 50 steps deep"),
     "too late": (_late, "plan 'p' has been run, and is fixed"),
     "too late below": (_late_below, "plan 'p' has been run, and is fixed"),
 }
@@ -1148,8 +1157,8 @@ async def test_a_plan_beside_its_run() -> None:
     assert plan.progress(state) == Progress(2, 8)
     assert [line.split("  ")[0] for line in plan.draw(state).splitlines()] == [
         "p",
-        "├─ ✔ done",
-        "├─ ✘ bad",
+        "├─ ✓ done",
+        "├─ ✗ bad",
         "├─ … waits",
         "├─ ↻ again",
         "├─ … group",
@@ -1159,7 +1168,7 @@ async def test_a_plan_beside_its_run() -> None:
         "└─ · last",
     ]
     chart = plan.mermaid(state)
-    assert '    t1["#10008; bad"]' in chart
+    assert '    t1["#10007; bad"]' in chart
     assert "    class t1 failed" in chart
     assert "    class t2,t4,t4_1 pending" in chart
     assert "    class t4_2,t5 not_begun" in chart

@@ -25,7 +25,7 @@ from ._payload import SMALL, Spec
 from ._poll import NOTHING
 from ._sibling import Turn, inside, reenter_groups
 from ._slot import Slot
-from ._state import State, detail, reenter
+from ._state import State, begin, cut_off, detail, reenter, seconds
 from ._work import Work
 from .errors import StepError, UsageError
 
@@ -155,6 +155,8 @@ class Crew:
         self.parent = parent
         self.run: Pass = parent._run
         self.node: State = node
+        self.at_work: bool = name is None  # a child has begun in this pass
+        self._left = _was_left(node, parent._run.seen_at)
         self.policy = policy
         self.call_of = call_of
         self.begin = begin
@@ -507,6 +509,16 @@ class Crew:
             if self.of_items:
                 detail(node).items = True
 
+    def go_on(self) -> None:
+        """The first child begins: until now nobody may have been at work on the group."""
+        self.at_work = True
+        node, run = self.node, self.run
+        if self._left:
+            cut_off(node, run.seen_at)
+        if node.detail is not None and node.detail.phases is not None:
+            begin(node, run.now())
+            self.work._touch()
+
     def is_settled(self) -> bool:
         """Whether there is nothing to run, and what is recorded of the group is so still."""
         settled = not self.todo and self.node._done is not None
@@ -515,6 +527,13 @@ class Crew:
     def _has_failed(self) -> bool:
         """Whether too many children have."""
         return len(self.failed) > self.policy.tolerate and not self.policy.is_enough(self.done)
+
+
+def _was_left(node: State, seen_at: float) -> bool:
+    """Whether a group was under way when somebody was last seen at work, and waits for nothing."""
+    started = seconds(node._started)
+    under_way = started is not None and node._done is None and started < seen_at
+    return under_way and not node.pending
 
 
 def is_unstarted(node: State) -> bool:

@@ -10,7 +10,7 @@ from ._paths import join, split
 from ._state import State, causes_of
 from .errors import Failure, FailureKind, StepError, type_names
 
-__all__ = ["describe", "error_of", "find_causes", "is_final", "reached"]
+__all__ = ["describe", "error_of", "find_causes", "is_final", "reached", "say"]
 
 _MAX_MESSAGE = 4_000  # characters
 _MAX_TRACEBACK = 8_000
@@ -23,7 +23,7 @@ def describe(
     exc: BaseException, path: str, *, kind: FailureKind = "raised", final: bool = False
 ) -> Failure:
     """What is recorded when this exception leaves the body of the step at ``path``."""
-    message = _say(exc)
+    message = say(exc)
     if isinstance(exc, StepError):
         # s.fail() of this very step says it all
         message = exc.failure.message if exc.path == path else _part(exc)
@@ -39,7 +39,8 @@ def describe(
     )
 
 
-def _say(exc: BaseException) -> str:
+def say(exc: BaseException) -> str:
+    """What an exception says, or its type's name."""
     try:
         text = str(exc)
     except Exception:  # a broken __str__ must not hide the failure
@@ -51,7 +52,7 @@ def _part(exc: BaseException) -> str:
     """What one of several causes says, in the words of its parent."""
     if isinstance(exc, StepError):
         return f"{split(exc.path)[-1] if exc.path else 'a run'}: {exc.failure.message}"
-    return _say(exc)
+    return say(exc)
 
 
 def _clean(text: str, limit: int) -> str:
@@ -73,7 +74,7 @@ def _trace(exc: BaseException) -> Iterator[str]:
             if not f.filename.startswith(_HERE)
         ]
         yield from traceback.format_list(frames[-_MAX_FRAMES:])
-        yield f"{type(current).__qualname__}: {_say(current)}\n"
+        yield f"{type(current).__qualname__}: {say(current)}\n"
         if isinstance(current, StepError):
             return  # the step's own node tells the rest
         current = current.__cause__ or (

@@ -145,7 +145,10 @@ class GroupOf(Generic[S]):
         traceback: TracebackType | None,
     ) -> None:
         crew = self._crew
-        if crew is None or crew.tasks is None or isinstance(exc, GeneratorExit):
+        if crew is None or crew.tasks is None:
+            return
+        if isinstance(exc, GeneratorExit):
+            crew.left(exc)
             return
         crew.step._end_block()
         left_by = exc

@@ -34,8 +34,8 @@ class Observers:
                 self._companions.append((place, observer.around))
         self._observers = tuple(observers)
         self._blamed: set[int] = set()
-        self.around = bool(self._companions)
-        self.present = bool(self._observers)
+        self.around: bool = bool(self._companions)
+        self.present: bool = bool(self._observers)
 
     def __bool__(self) -> bool:
         return bool(self._listeners)
@@ -57,6 +57,9 @@ class Observers:
                 manager.__enter__()
             except Exception:
                 self._blame(place, call)
+            except BaseException as exc:
+                self.leave(call, "interrupted", exc)
+                raise
             else:
                 entered.append((place, manager))
 

@@ -16,11 +16,19 @@ from ._codec import assemble, tree_as_records
 from ._options import check_id
 from ._saver import until_known
 from ._session import changed_records
-from ._state import State, put_down, seconds, settle
-from ._store import LeaseStore, Status, Store, Summary
+from ._state import State, latest_time, put_down, seconds, settle
+from ._store import LeaseStore, Status, Store, StoredRun, Summary
 from .errors import StoreUnavailableError, UncertainWriteError, UsageError
 
-__all__ = ["delete_if", "delete_run", "edit_run", "export_run", "import_run", "load_state"]
+__all__ = [
+    "delete_if",
+    "delete_run",
+    "edit_run",
+    "export_run",
+    "import_run",
+    "load_state",
+    "put_run",
+]
 
 T = TypeVar("T")
 
@@ -150,8 +158,8 @@ async def delete_run(store: Store, id: str, /) -> bool:
     return await delete_if(store, id, lambda _: True)
 
 
-async def delete_if(store: Store, id: str, condition: Callable[[Summary], bool], /) -> bool:
-    """Remove a stored run that nobody advances, if its summary is as it has to be.
+async def delete_if(store: Store, id: str, condition: Callable[[StoredRun], bool], /) -> bool:
+    """Remove a stored run that nobody advances, if it is as it has to be.
 
     Returns:
         Whether it was removed.
@@ -161,7 +169,7 @@ async def delete_if(store: Store, id: str, condition: Callable[[Summary], bool],
         await store.acquire(id, seconds=_LEASE)
     try:
         stored = await store.load(id)
-        if stored is None or not condition(stored.summary):
+        if stored is None or not condition(stored):
             return False
         await _known(partial(store.delete, id, expected=stored.revision))
     finally:
@@ -217,15 +225,35 @@ async def import_run(
     """
     check_id(id)
     root = State.decode(data)
-    _put_down(root)
+
+    def admit(there: StoredRun | None) -> None:
+        if there is not None and not replace:
+            raise UsageError(
+                f"there is a run {id!r} already; give another id, or replace=True to overwrite it"
+            )
+
+    await put_run(store, id, root, admit)
+    return root
+
+
+async def put_run(
+    store: Store, id: str, root: State, admit: Callable[[StoredRun | None], object], /
+) -> None:
+    """Store a tree that comes from elsewhere, in one save, see `import_run`.
+
+    Args:
+        store: Where to put it.
+        id: Under which id.
+        root: The tree; whoever was at work on it is not any more.
+        admit: Raises an error unless the run of this id, or ``None``, may be replaced.
+    """
+    check_id(id)
+    put_down(root, latest_time(root))  # it comes from elsewhere, and says no more than that
     if isinstance(store, LeaseStore):
         await store.acquire(id, seconds=_LEASE)
     try:
         stored = await store.load(id)
-        if stored is not None and not replace:
-            raise UsageError(
-                f"there is a run {id!r} already; give another id, or replace=True to overwrite it"
-            )
+        admit(stored)
         changes: dict[str, bytes | None] = {}
         if stored is not None:
             changes.update(dict.fromkeys(stored.records))
@@ -245,14 +273,6 @@ async def import_run(
     finally:
         if isinstance(store, LeaseStore):
             store.release(id)
-    return root
-
-
-def _put_down(root: State) -> None:
-    """Whoever worked on a tree that comes from elsewhere, it was not after the last it says."""
-    times = [seconds(t) for _, node in root.walk() for t in (node._started, node._done)]
-    if known := [t for t in times if t is not None]:
-        put_down(root, max(known))
 
 
 def _first_summary(root: State, epoch: int) -> Summary:

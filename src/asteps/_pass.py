@@ -178,6 +178,7 @@ class Pass:
             self._counted = True
             self.record.idle += 1
             self.idle = self.record.idle > 1
+            self.record.carried = self.carried or None
             between_passes(self.root, self.seen_at, self.now(), died=self.idle_before > 0)
             if self.saver is not None:
                 self.saver.touch("", self.root)
@@ -293,7 +294,6 @@ class Pass:
         if self.observers.around:
             self.whole = self.call_of("pass", "", "", self.root)
             self.observers.enter(self.whole)
-            self.record.carried = self.carried or None
 
     def abort(self, error: AstepsError) -> Abort:
         """Make the pass end with this error, unless another came first; raise what it returns."""

@@ -11,14 +11,14 @@ from typing import Literal, TypeAlias
 
 import msgspec
 
-__all__ = ["Box", "Status", "as_flowchart", "as_tree"]
+__all__ = ["MARKS", "Box", "Status", "as_flowchart", "as_tree", "encoded"]
 
 Status: TypeAlias = Literal["done", "failed", "pending", "retrying", "proceeding", "not begun"]
 
 _MOST = 5  # names that a line of text lists before it says how many more there are
-_SYMBOLS: dict[Status, str] = {
-    "done": "✔",
-    "failed": "✘",
+MARKS: dict[Status, str] = {
+    "done": "✓",
+    "failed": "✗",
     "pending": "…",
     "retrying": "↻",
     "proceeding": "▶",
@@ -66,7 +66,7 @@ def as_tree(name: str, boxes: Sequence[Box]) -> str:
 def _lines(boxes: Sequence[Box], indent: str) -> Iterator[tuple[str, str]]:
     for place, box in enumerate(boxes):
         last = place == len(boxes) - 1
-        mark = "" if box.status is None else f"{_SYMBOLS[box.status]} "
+        mark = "" if box.status is None else f"{MARKS[box.status]} "
         remarks = "; ".join(filter(None, [_place(boxes, place), *box.remarks]))
         yield f"{indent}{'└─' if last else '├─'} {mark}{_plain(box.name)}", remarks
         yield from _lines(box.below, indent + ("   " if last else "│  "))
@@ -113,8 +113,8 @@ def _nodes(
         mark = ""
         if box.status is not None:
             found.setdefault(box.status, []).append(own)
-            mark = f"{_SYMBOLS[box.status]} "
-        label = f'{own}["{_encoded(mark + _plain(box.name))}"]'
+            mark = f"{MARKS[box.status]} "
+        label = f'{own}["{encoded(mark + _plain(box.name))}"]'
         if box.below:
             yield f"{indent}subgraph {label}"
             yield f"{indent}    direction TB"
@@ -127,11 +127,15 @@ def _nodes(
             yield f"{indent}{prefix}{before} --> {prefix}{place}"
 
 
-def _encoded(label: str) -> str:
+def encoded(label: str, also: str = " _") -> str:
     """A label of which Mermaid reads nothing but the text: all else are its entities.
 
     Mermaid keeps entities as the ligature fl, degree signs and numbers, and turns such text into
     characters twice. Without the ligature no name can make markup of that.
+
+    Args:
+        label: The text.
+        also: Characters that may stay as they are, beside letters and digits.
     """
     plain = label.replace("\ufb02", "fl")
-    return "".join(c if c.isalnum() or c in " _" else f"#{ord(c)};" for c in plain)
+    return "".join(c if c.isalnum() or c in also else f"#{ord(c)};" for c in plain)

@@ -246,7 +246,7 @@ class _Level:
         self._check_open(what)
         if name in self.names:
             raise DuplicateStepError(join(self.path, name), self.plan.name)
-        if self.path.count("/") + 2 > MAX_DEPTH and self.path:
+        if self._depth() + (_height(fn._level) if isinstance(fn, Plan) else 0) > MAX_DEPTH:
             raise UsageError(f"{what} would be more than {MAX_DEPTH} steps deep")
         before = list(self.ends) if after is None else self._checked(after, what)
         task: Task[Any] = Task(self, str(name), tuple(before))
@@ -304,21 +304,21 @@ class _Level:
             UsageError: A level has none. Nothing is fixed then.
         """
         if not self.plan._level.frozen:
-            self.plan._level._check_complete()
-            self.plan._level._fix()
+            levels = _levels(self.plan._level)
+            for level in levels:
+                level._check_complete()
+            for level in levels:
+                level.frozen = True
 
     def _check_complete(self) -> None:
         if not self.tasks and self.above is None:
             raise UsageError(f"plan {self.plan.name!r} has no tasks")
         if not self.tasks:
             raise UsageError(f"task {self.path!r} has neither a function nor tasks of its own")
-        for below in self._levels_below():
-            below._check_complete()
 
-    def _fix(self) -> None:
-        self.frozen = True
-        for below in self._levels_below():
-            below._fix()
+    def _depth(self) -> int:
+        """How many steps deep its tasks are."""
+        return self.path.count("/") + 2 if self.path else 1
 
     def _levels_below(self) -> list[_Level]:
         return [below for below in map(_below, self.tasks) if below is not None]
@@ -615,9 +615,24 @@ def _below(task: Task[Any]) -> _Level | None:
     return task._fn if isinstance(task._fn, _Level) else None
 
 
-def _runs(level: _Level, plan: Plan) -> bool:
-    """Whether this plan is among the tasks of a level."""
-    return level.plan is plan or any(_runs(below, plan) for below in level._levels_below())
+def _levels(top: _Level) -> list[_Level]:
+    """This level and those below it; once each, however many tasks run the same plan."""
+    found = {top: None}
+    todo = [top]
+    while todo:
+        below = [level for level in todo.pop()._levels_below() if level not in found]
+        found.update(dict.fromkeys(below))
+        todo += below
+    return list(found)
+
+
+def _height(level: _Level) -> int:
+    """How many steps deep what is declared so far is, as far as that may be."""
+    height, layer = 0, [level]
+    while layer and height <= MAX_DEPTH:
+        height += 1
+        layer = list({below: None for each in layer for below in each._levels_below()})
+    return height
 
 
 def _check_fn(fn: Any, what: str, plan: Plan) -> None:
@@ -628,7 +643,7 @@ def _check_fn(fn: Any, what: str, plan: Plan) -> None:
         raise UsageError(
             f"{what}: {function_name(fn)} is a generator: a task's function returns its result once"
         )
-    if isinstance(fn, Plan) and _runs(fn._level, plan):
+    if isinstance(fn, Plan) and plan._level in _levels(fn._level):
         raise UsageError(f"{what}: plan {plan.name!r} would run itself")
 
 

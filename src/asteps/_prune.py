@@ -12,7 +12,7 @@ import msgspec
 from ._clock import SystemClock
 from ._listing import age, browse_runs, run_filter
 from ._operators import delete_if
-from ._store import Status, Store, Summary
+from ._store import Status, Store, StoredRun
 from .errors import BusyError, ConflictError, StateFormatError, StoreError, UsageError
 
 __all__ = ["PruneReport", "prune"]
@@ -79,7 +79,8 @@ async def prune(
     ends = max(moment - age(older_than, "older_than"), 0.0)
     end = datetime.fromtimestamp(ends, UTC)
 
-    def is_over(summary: Summary) -> bool:
+    def is_over(run: StoredRun) -> bool:
+        summary = run.summary
         changed = max(summary.updated_at, summary.done_at or 0.0)
         return summary.status in wanted.statuses and changed < ends
 
@@ -107,7 +108,9 @@ async def prune(
 class _Pruning:
     """Deletions, some at a time; the first error of the store ends them all."""
 
-    def __init__(self, store: Store, ids: deque[str], condition: Callable[[Summary], bool]) -> None:
+    def __init__(
+        self, store: Store, ids: deque[str], condition: Callable[[StoredRun], bool]
+    ) -> None:
         self._store = store
         self._ids = ids
         self._condition = condition

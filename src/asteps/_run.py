@@ -194,9 +194,9 @@ class OpenRun:
             Step,
             run=current,
         )
-        current.surround()
         self._step = Step(current, root, None, root.name)
         self._step._body = _OwnTask()
+        current.surround()
         if self._was[0] is None:
             try:
                 await self._work.begin()

@@ -181,6 +181,10 @@ class Saver:
         try:
             with self._scope:
                 await self._work()
+        except BaseException as exc:  # such as an observer's, which leaves the driver
+            # A body that cannot be cancelled right now must not wait for a save for ever.
+            self._give_up(StoreRefusedError(f"run {self._run_id!r}: its saver ended by {exc!r}"))
+            raise
         finally:
             if not self._ended.done():
                 self._ended.set_result(None)

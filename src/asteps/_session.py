@@ -20,7 +20,18 @@ from ._outcome import Done, Failed, Outcome, Pending
 from ._pass import Abort, Over, Pass, PassOver, Wake, enter_pass, leave_pass
 from ._payload import Spec
 from ._saver import Saver
-from ._state import END, FORMAT, RunRecord, State, last_seen, moment, reopen, seconds, settle
+from ._state import (
+    END,
+    FORMAT,
+    RunRecord,
+    State,
+    last_seen,
+    latest_time,
+    moment,
+    reopen,
+    seconds,
+    settle,
+)
 from ._step import Step
 from ._store import LeaseStore, Status, StoredRun, Summary
 from ._work import Work
@@ -54,7 +65,8 @@ class Session:
             self.root = assemble(stored.records, f"run {o.id!r}")
         else:
             self.root = State(o.name) if o.state is None else o.state
-        self._seen_at = 0.0 if stored is None else last_seen(self.root, stored.summary.updated_at)
+        saved_at = latest_time(self.root) if stored is None else stored.summary.updated_at
+        self._seen_at = last_seen(self.root, saved_at)
         now = o.clock.now()
         if self.root.run is None:
             self.root.run = RunRecord(FORMAT)
@@ -225,8 +237,9 @@ class Session:
         """Nothing of the pass runs any more when this returns."""
         current.close()
         self.began = self.began or current.claimed
-        with anyio.CancelScope(shield=True):
-            await current.drained()
+        if current.loop.is_running():  # else it is gone, and so are the tasks
+            with anyio.CancelScope(shield=True):
+                await current.drained()
         current.over = True
 
     async def one_pass(
@@ -273,8 +286,10 @@ class Session:
             raise
         finally:
             await self.close_pass(current)
-            self.leave(current, left_by or error, pending=wake is not None and left_by is None)
-            leave_pass(token)
+            try:
+                self.leave(current, left_by or error, pending=wake is not None and left_by is None)
+            finally:
+                leave_pass(token)
         return self.end_pass(current, wake, error, value), error
 
     def leave(self, current: Pass, left_by: BaseException | None, *, pending: bool) -> None:

@@ -202,10 +202,12 @@ class Sibling:
 
 
 def reenter_groups(step: Execution | None) -> None:
-    """A child begins: the finished group that it belongs to has something to do again."""
+    """A child begins: the group that it belongs to, finished or left, has something to do again."""
     while step is not None and step._crew is not None:  # the root may have a plan's
         if step._node._done is not None:
             reenter(step._node)
+        if not step._crew.at_work:
+            step._crew.go_on()
         step = step._parent
 
 

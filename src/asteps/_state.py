@@ -44,6 +44,7 @@ __all__ = [
     "instant",
     "interrupt",
     "last_seen",
+    "latest_time",
     "moment",
     "pend",
     "put_down",
@@ -718,6 +719,17 @@ def last_seen(root: State, saved_at: float) -> float:
     if last and last[0].status in ("interrupted", "waiting"):
         return min(last[0].since.timestamp(), saved_at)
     return saved_at
+
+
+def latest_time(root: State) -> float:
+    """The last that a tree says of when somebody was at work on it; 0 if nothing."""
+    latest = 0.0
+    for _, node in root.walk():
+        phase = None if node.detail is None or not node.detail.phases else node.detail.phases[-1]
+        for at in (node._started, node._done, None if phase is None else phase.since):
+            if at is not None:
+                latest = max(latest, seconds(at) or 0.0)
+    return latest
 
 
 def _enter(node: State, own: Detail, status: PhaseStatus, since: float) -> None:

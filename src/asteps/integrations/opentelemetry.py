@@ -20,12 +20,13 @@ application's. Without an SDK the spans and metrics go nowhere.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from contextlib import AbstractContextManager
+from contextlib import AbstractContextManager, suppress
 from time import perf_counter
 from types import TracebackType
 from typing import Any, TypeAlias
 
 from .._events import BodyCall, Ended
+from .._failure import say
 from ..errors import AstepsError, MissingDependencyError, StepError, type_name
 
 try:
@@ -124,9 +125,9 @@ class _Pass:
         otel._seen[call] = {}
         self._active = {"asteps.run.name": call.run_name}
         self._span = span
-        self._token = _attach(_current(span))
-        self._began = perf_counter()
         otel._passes_active.add(1, self._active)
+        self._began = perf_counter()
+        self._token = _attach(_current(span))  # last: if anything raises, nothing is current
 
     def __exit__(
         self, kind: type[BaseException] | None, exc: BaseException | None, tb: TracebackType | None
@@ -135,11 +136,11 @@ class _Pass:
         otel, call = self._otel, self._call
         _detach(self._token)
         otel._seen.pop(call, None)
+        otel._passes_active.add(-1, self._active)
         measured = {**self._active, "asteps.status": call.ended or "interrupted"}
         # What a driver raises is an error, also where no step has failed: a lost store, misuse.
         failed = call.ended == "failed" or isinstance(call.error, AstepsError)
         _end(self._span, call, measured, failed=failed)
-        otel._passes_active.add(-1, self._active)
         otel._pass_duration.record(took, measured)
 
 
@@ -171,9 +172,9 @@ class _Step:
         span = otel._tracer.start_span(call.pattern, attributes=attributes, links=links)
         self._span = span
         self._active = {"asteps.run.name": call.run_name, "asteps.step.pattern": call.pattern}
-        self._token = _attach(_current(span))
-        self._began = perf_counter()
         otel._steps_active.add(1, self._active)
+        self._began = perf_counter()
+        self._token = _attach(_current(span))
 
     def __exit__(
         self, kind: type[BaseException] | None, exc: BaseException | None, tb: TracebackType | None
@@ -181,6 +182,7 @@ class _Step:
         took = perf_counter() - self._began
         otel, call, span = self._otel, self._call, self._span
         _detach(self._token)
+        otel._steps_active.add(-1, self._active)
         ended: Ended = call.ended or "interrupted"
         measured = {**self._active, "asteps.status": ended}
         if ended == "done":
@@ -195,7 +197,6 @@ class _Step:
                 seen = otel._seen.get(call.whole)
                 if seen is not None:
                     seen[call.path] = span.get_span_context()
-        otel._steps_active.add(-1, self._active)
         if ended in ("done", "failed", "retrying"):
             otel._attempts.add(1, self._active)
         otel._step_duration.record(took, measured)
@@ -208,9 +209,10 @@ def _end(span: trace.Span, call: BodyCall, measured: dict[str, str], *, failed: 
     if failed and error is not None:
         measured["error.type"] = kind = _type_of(error)
         span.set_attribute("error.type", kind)
-        span.set_status(trace.StatusCode.ERROR, str(error)[:_MAX_DESCRIPTION])
+        span.set_status(trace.StatusCode.ERROR, say(error)[:_MAX_DESCRIPTION])
         if (own := _raised_in(call, error)) is not None:
-            span.record_exception(own)
+            with suppress(Exception):  # a broken __str__ must not keep the span from its end
+                span.record_exception(own)
     span.end()
 
 
