@@ -270,6 +270,10 @@ class OnTerminal:
         """Type it."""
         os.write(self._fd, text.encode())
 
+    def kill(self, number: int) -> None:
+        """Send it a signal."""
+        os.kill(self._pid, number)
+
     def end(self) -> int:
         """Read all that is written until it ends, and how it ended."""
         while self._read(time.monotonic() + 20):

@@ -341,6 +341,45 @@ async def test_an_unknown_status_stops_nobody(tmp_path: Path) -> None:
         assert (report.runs, list(report.damaged)) == ({"done": 2}, ["b"])
 
 
+@pytest.mark.parametrize(
+    "change",
+    [
+        "updated_at = 1e300",
+        "updated_at = -1e12",
+        "updated_at = 'soon'",
+        "created_at = 9e999",
+        "wake_at = -1e300",
+        "done_at = x'ff'",
+        "name = x'ff'",
+        "owner = x'ff'",
+        "epoch = 'first'",
+        "status = x'ff'",
+        "status = 'frozen'",
+    ],
+)
+async def test_a_summary_that_is_none_stops_nobody(tmp_path: Path, change: str) -> None:
+    """Whatever has got into a row, every other run is listed, scanned and counted."""
+    path = tmp_path / "runs.db"
+    async with SQLiteStore(path) as store:
+        for n, id in enumerate("abc"):
+            await save(store, id, summary(NOW + n))
+    await execute(path, f"UPDATE runs SET {change} WHERE id = 'b'")
+    async with SQLiteStore(path) as store:
+        told: dict[str, StoreError] = {}
+        found = [run.id async for run in browse_runs(store, damaged=told.__setitem__)]
+        assert (found, list(told)) == (["c", "a"], ["b"])
+        told.clear()
+        found = [run.id async for run, _ in scan_runs(store, damaged=told.__setitem__)]
+        assert (found, list(told)) == (["a", "c"], ["b"])
+        assert [id for id, _ in await store.list_runs()] == ["a", "c"]
+        assert [id for id, _ in await store.list_runs(after="a", limit=1)] == ["c"]
+        with pytest.raises(StateFormatError, match="run 'b' has "):
+            await store.load("b")
+        for trees in (True, False):
+            report = await inspect_store(store, trees=trees)
+            assert (report.runs, list(report.damaged)) == ({"done": 2}, ["b"])
+
+
 # --- how the storage is ---------------------------------------------------------------------------
 
 

@@ -77,8 +77,10 @@ def test_the_runs_saved_last_come_first(cli: CommandLine) -> None:
 def test_filters_orders_and_pages(
     cli: CommandLine, options: tuple[str, ...], found: list[str]
 ) -> None:
-    """A listing holds what was asked for, in the order that was asked for."""
-    assert ids(cli.ok("runs", *options)) == found
+    """A listing holds what was asked for, in the order that was asked for; none is said, too."""
+    said = cli("runs", *options)
+    assert (said.code, ids(said.out)) == (0, found)
+    assert said.err == ("" if found else "asteps: no runs to show\n")
 
 
 def test_the_document_of_runs(cli: CommandLine) -> None:
@@ -223,6 +225,7 @@ def test_the_store_is_named_anywhere(cli: CommandLine, monkeypatch: pytest.Monke
         (3, ["show", "vm"]),
         (3, ["show", "gone"]),
         (3, ["show", ""]),
+        (3, ["show", "\udcff"]),
         (3, ["show", "x" * 501]),
         (3, ["show", "vm-42", "gone"]),
         (3, ["reset", "vm-42", "gone", "--yes"]),
@@ -297,6 +300,8 @@ def test_help_and_version(capsys: pytest.CaptureFixture[str], cli: CommandLine) 
     )
     assert run(["-h"]) == 0
     listed = capsys.readouterr().out
+    assert run([]) == 0
+    assert capsys.readouterr() == (listed, "")
     for verb in verbs.split():
         assert f"\n  {verb} " in listed
         assert run([verb, "--help"]) == 0

@@ -4,18 +4,26 @@ from __future__ import annotations
 
 import getpass
 import json
+import os
 import re
 import shlex
 import socket
+import sqlite3
+from contextlib import suppress
 from pathlib import Path
+from typing import Any
 
+import anyio
 import pytest
 from cli_tools import CommandLine, asteps_command, load, make_runs, on_terminal
 from processes import started
 
-from asteps.cli import _edit
+import asteps
+from asteps import Step, StepError, import_run
+from asteps.cli import _edit, _move, _remove, _stores
 from asteps.cli._app import run
 from asteps.cli._ask import author
+from asteps.stores.sqlite import SQLiteStore
 
 GOLDEN = Path(__file__).parent / "golden"
 ME = f"{getpass.getuser()}@{socket.gethostname()}"
@@ -47,6 +55,27 @@ def test_recover(cli: CommandLine) -> None:
     assert "the disk was extended" in cli.ok("show", "vm-42")
     assert "the disk was extended" in cli.ok("report", "vm-42")
     assert cli("recover", "vm-42", "--yes").code == 2  # it has not failed any more
+
+
+def test_a_failed_step_of_a_run_that_has_not_failed(cli: CommandLine) -> None:
+    """Where a run went on without a step that failed, the step has to be named."""
+
+    async def bad(s: Step) -> None:
+        raise ValueError
+
+    async def root(s: Step) -> None:
+        with suppress(StepError):
+            await s.do("bad", lambda t: t.do("below", bad), returns=None)
+
+    async def make() -> None:
+        async with SQLiteStore(cli.store) as store:
+            await asteps.run(root, store=store, id="handled")
+
+    anyio.run(make)
+    said = cli("recover", "handled", "--yes")
+    assert (said.code, said.out) == (2, "")
+    assert "has not failed, but steps of it have ('bad/below'): name the one" in said.err
+    assert cli("recover", "handled", "bad/below", "--yes").code == 0
 
 
 def test_the_command_that_a_report_suggests_can_be_typed(cli: CommandLine) -> None:
@@ -167,6 +196,68 @@ def test_import_replaces_only_when_it_is_told_to(cli: CommandLine, tmp_path: Pat
     assert load(cli.store, "vm-42").done
 
 
+def test_an_import_is_one_save(cli: CommandLine, tmp_path: Path) -> None:
+    """A run that was imported has its note from the beginning: a kill leaves none without it."""
+    file = tmp_path / "run.json"
+    cli.ok("export", "vm-41", "-o", str(file))
+    cli.ok("import", "copy", str(file))
+    with sqlite3.connect(cli.store) as connection:
+        saves = connection.execute("SELECT saves FROM runs WHERE id = 'copy'").fetchall()
+    connection.close()
+    assert saves == [(1,)]
+    assert notes(cli, "copy") == [(f"imported from {str(file)!r}", ME)]
+
+
+def test_an_export_is_written_whole_or_not_at_all(
+    cli: CommandLine, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Where there is no room for it, the file that was there stays; its rights stay, too."""
+    file = tmp_path / "run.json"
+    file.write_bytes(b"the one before")
+    file.chmod(0o600)
+    files = sorted(tmp_path.iterdir())
+
+    def full(_: int) -> None:
+        raise OSError(28, "No space left on device")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "fsync", full)
+        said = cli("export", "vm-41", "-o", str(file))
+    assert said.code == 5
+    assert said.err == f"asteps: {str(file)!r} cannot be written: No space left on device\n"
+    assert file.read_bytes() == b"the one before"
+    assert sorted(tmp_path.iterdir()) == files
+    link = tmp_path / "link.json"
+    link.symlink_to(file)
+    cli.ok("export", "vm-41", "-o", str(link))
+    assert (link.is_symlink(), file.stat().st_mode & 0o777) == (True, 0o600)
+    assert file.read_bytes() == load(cli.store, "vm-41").encode()
+    cli.ok("export", "vm-41", "-o", os.devnull)
+
+
+@pytest.mark.parametrize(
+    "words", [["export", "vm-41"], ["report", "vm-41", "-f", "text"], ["stats", "-f", "csv"]]
+)
+def test_no_output_takes_the_place_of_a_store(cli: CommandLine, words: list[str]) -> None:
+    """Who names the store where a file is to be written loses nothing by the slip."""
+    before = cli.store.read_bytes()
+    said = cli(*words, "-o", str(cli.store))
+    assert said.code == 2
+    assert "is a SQLite database; it was left as it is" in said.err
+    assert cli.store.read_bytes() == before
+
+
+def test_the_document_of_prune_stands_alone(
+    cli: CommandLine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """With --json the standard output holds one document, also where somebody is asked."""
+    assert json.loads(cli.ok("prune", "--older-than", "2000w", "--json"))["deleted"] == []
+    monkeypatch.setattr(_remove, "confirm", lambda _question, *, yes: None)
+    said = cli("prune", "--older-than", "1d", "--json")
+    assert json.loads(said.out)["deleted"] == ["vm-41", "backup-1"]
+    assert said.err == "2 runs to be deleted\n  vm-41\n  backup-1\n"
+
+
 # --- what is not done -----------------------------------------------------------------------------
 
 EDITS = [
@@ -264,6 +355,49 @@ def test_what_changed_meanwhile_is_let_be(
     assert said.code == 5
     assert "was changed by someone else" in said.err
     assert load(cli.store, "vm-42").failed
+
+
+@pytest.mark.parametrize("verb", ["rm", "import"])
+def test_what_changed_meanwhile_is_not_lost(
+    cli: CommandLine, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, verb: str
+) -> None:
+    """A run that is not any more what was shown is neither deleted nor replaced."""
+    file = str(tmp_path / "run.json")
+    cli.ok("export", "vm-41", "-o", file)
+    words = {"rm": ["rm", "vm-42"], "import": ["import", "vm-42", file, "--replace"]}[verb]
+
+    def somebody_is_quicker(question: str, *, yes: bool) -> None:
+        monkeypatch.undo()
+        cli.ok("rename", "vm-42", "quota", "share", "--yes")
+
+    monkeypatch.setattr({"rm": _remove, "import": _move}[verb], "confirm", somebody_is_quicker)
+    said = cli(*words)
+    assert said.code == 5
+    assert "changed" in said.err
+    assert load(cli.store, "vm-42").get("share").done
+
+
+def test_what_was_made_meanwhile_is_not_replaced(
+    cli: CommandLine, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """--replace is meant for the run that was shown, and where none was, for none."""
+    file = str(tmp_path / "run.json")
+    cli.ok("export", "vm-41", "-o", file)
+    find = _stores.find_run
+
+    async def find_none(*args: Any, **options: Any) -> Any:
+        monkeypatch.undo()
+        try:
+            return await find(*args, **options)
+        finally:
+            async with SQLiteStore(cli.store) as store:
+                await import_run(store, "new", Path(file).read_bytes())
+
+    monkeypatch.setattr(_move, "find_run", find_none)
+    said = cli("import", "new", file, "--replace", "--yes")
+    assert said.code == 5
+    assert "changed by someone else" in said.err
+    assert notes(cli, "new") == []
 
 
 def test_a_nameless_user_is_no_obstacle(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import json
 import os
+import re
+import shlex
+import signal
 import subprocess
 from pathlib import Path
 
@@ -20,6 +23,7 @@ from cli_tools import (
 from processes import started
 
 from asteps.cli._output import as_json, safe_json
+from asteps.reports._words import plain
 
 # What a terminal may be sent: colours, and where Rich's live display puts its cursor.
 HARMLESS = ("\x1b[?25l", "\x1b[?25h", "\x1b[2K", "\x1b[1A", "\r", "\n")
@@ -121,6 +125,13 @@ def test_json_says_the_same_escaped() -> None:
     assert safe_json('["\x85"]') == '["\\u0085"]'
 
 
+@pytest.mark.parametrize("mark", ["\u0301", "\u20dd", "\u0488", "\ufe0f", "\u034f"])
+def test_marks_do_not_pile_up(mark: str) -> None:
+    """No text reaches into the lines around, by whatever kind of combining characters."""
+    assert plain(f"a{mark * 3}b") == f"a{mark * 3}b"
+    assert plain("a" + mark * 50).count(mark) == 3
+
+
 # --- colours and widths ---------------------------------------------------------------------------
 
 
@@ -165,6 +176,16 @@ def test_force_color(cli: CommandLine) -> None:
     assert "attempt 2, backed off 5.00 s, failed work 0.40 s" in done.stdout
 
 
+def test_force_color_moves_no_cursor(cli: CommandLine) -> None:
+    """A watch whose output is kept has its lines coloured, and is no moving picture."""
+    command = asteps_command("-s", str(cli.store), "watch", "vm-42")
+    env = environment(FORCE_COLOR="1", TERM="xterm")
+    done = subprocess.run(command, capture_output=True, text=True, check=False, env=env)
+    assert done.returncode == 1
+    assert re.findall("\x1b\\[[^m]*[A-Za-z]", done.stdout)
+    assert re.sub("\x1b\\[[0-9;]*m", "", done.stdout).replace("\n", "").isprintable()
+
+
 # --- nobody reads, and Ctrl-C ---------------------------------------------------------------------
 
 
@@ -200,6 +221,60 @@ def test_ctrl_c_while_watching(cli: CommandLine) -> None:
         assert "Traceback" not in terminal.written.decode()
         assert terminal.written.rindex(b"\x1b[?25h") > terminal.written.rindex(b"\x1b[?25l")
         assert any("answer" in line for line in terminal.screen())
+
+
+def test_a_signal_ends_a_watch_in_order(cli: CommandLine) -> None:
+    """SIGTERM ends a watch as it ends other programs, and the cursor is there again."""
+    with on_terminal(asteps_command("-s", str(cli.store), "watch", "approval-7")) as terminal:
+        terminal.wait_for("nobody has answered")
+        terminal.kill(signal.SIGTERM)
+        assert terminal.end() == 128 + signal.SIGTERM
+        assert "Traceback" not in terminal.written.decode()
+        assert terminal.written.rindex(b"\x1b[?25h") > terminal.written.rindex(b"\x1b[?25l")
+
+
+@pytest.mark.parametrize(
+    ("words", "closed", "code"),
+    [
+        (["rm", "vm-42"], "<&-", 6),
+        (["import", "x", "-"], "<&-", 2),
+        (["runs"], ">&-", 0),
+        (["show", "gone"], "2>&-", 3),
+        (["show", "gone"], "2>/dev/full", 3),
+    ],
+)
+def test_closed_streams(cli: CommandLine, words: list[str], closed: str, code: int) -> None:
+    """Whatever is closed, the exit code says what became of it, and nothing says more."""
+    command = shlex.join(asteps_command("-s", str(cli.store), *words))
+    done = subprocess.run(
+        ["sh", "-c", f"exec {command} {closed}"],
+        capture_output=True,
+        text=True,
+        timeout=30,
+        check=False,
+        env=environment(),
+    )
+    assert done.returncode == code
+    assert len(done.stderr.splitlines()) <= 1
+    assert "bug" not in done.stderr
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="there is no /dev/full here")
+@pytest.mark.parametrize("words", [["runs"], ["runs", "--json"], ["export", "vm-41"]], ids=str)
+def test_a_full_disk_is_said(cli: CommandLine, words: list[str]) -> None:
+    """Where the output cannot be written one line says so, and why."""
+    with Path("/dev/full").open("w", encoding="utf-8") as full:
+        done = subprocess.run(
+            asteps_command("-s", str(cli.store), *words),
+            stdout=full,
+            stderr=subprocess.PIPE,
+            text=True,
+            timeout=30,
+            check=False,
+            env=environment(),
+        )
+    said = "asteps: the output cannot be written: No space left on device\n"
+    assert (done.returncode, done.stderr) == (5, said)
 
 
 # --- watch ----------------------------------------------------------------------------------------
@@ -271,11 +346,11 @@ def test_watch_gives_up(cli: CommandLine) -> None:
 # --- completion -----------------------------------------------------------------------------------
 
 
-def completed(line: str, **env: str) -> list[str]:
-    """What bash is offered for a line."""
-    words = line.split(" ")
-    asked = {"_ASTEPS_COMPLETE": "complete_bash", "COMP_WORDS": line, **env}
-    asked["COMP_CWORD"] = str(len(words) - 1)
+def completed(line: str, shell: str = "bash", **env: str) -> str:
+    """What a shell is offered for a line."""
+    asked = {"_ASTEPS_COMPLETE": f"complete_{shell}", "COMP_WORDS": line, **env}
+    asked |= {"_TYPER_COMPLETE_ARGS": line, "_TYPER_COMPLETE_FISH_ACTION": "get-args"}
+    asked["COMP_CWORD"] = str(len(line.split(" ")) - 1)
     done = subprocess.run(
         asteps_command(),
         capture_output=True,
@@ -284,16 +359,31 @@ def completed(line: str, **env: str) -> list[str]:
         check=False,
         env=environment(**asked),
     )
-    return done.stdout.split()
+    return done.stdout
 
 
 def test_a_shell_completes_runs_and_steps(cli: CommandLine) -> None:
     """Ids of runs and paths of steps are completed, from the store that is named."""
     store = str(cli.store)
-    assert completed("asteps sho") == ["show"]
-    assert completed(f"asteps show -s {store} vm-4") == ["vm-41", "vm-42", "vm-43"]
-    assert completed("asteps recover vm-42", ASTEPS_STORE=store) == ["vm-42"]
+    assert completed("asteps sho").split() == ["show"]
+    assert completed(f"asteps show -s {store} vm-4").split() == ["vm-41", "vm-42", "vm-43"]
+    assert completed("asteps recover vm-42", ASTEPS_STORE=store).split() == ["vm-42"]
     paths = completed("asteps recover vm-42 inFlight/", ASTEPS_STORE=store)
-    assert paths == ["inFlight/migrate", "inFlight/notify"]
-    assert completed("asteps show x", ASTEPS_STORE="no-such.db") == []
-    assert completed("asteps show x") == []
+    assert paths.split() == ["inFlight/migrate", "inFlight/notify"]
+    assert completed("asteps show x", ASTEPS_STORE="no-such.db").strip() == ""
+    assert completed("asteps show x").strip() == ""
+
+
+def test_what_a_shell_would_evaluate_is_not_completed(cli: CommandLine, tmp_path: Path) -> None:
+    """An id or a name that means something to a shell is left for people to quote."""
+    file = str(tmp_path / "run.json")
+    cli.ok("export", "vm-41", "-o", file)
+    for id in ("x1", "x$(id)", "x\\$(id)", "x`id`", "x'", 'x"', "x y", "x;id", "x*", "x|y", "-x"):
+        cli.ok("import", "--", id, file)
+    cli.ok("rename", "x1", "quota", "a\\$(touch owned)", "--yes")
+    for shell in ("bash", "zsh", "fish"):
+        said = completed("asteps show x", shell, ASTEPS_STORE=str(cli.store))
+        assert "x1" in said
+        assert said.count("x") == 1, said
+        assert "owned" not in completed("asteps show x1 ", shell, ASTEPS_STORE=str(cli.store))
+    assert completed("asteps show -", ASTEPS_STORE=str(cli.store)).count("-x") == 0

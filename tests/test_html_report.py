@@ -25,7 +25,7 @@ from playwright.sync_api import Browser, Page
 
 import asteps
 from asteps import Retry, State, Step
-from asteps.reports import Row, Timeline, _records, _waterfall, html_report, timeline
+from asteps.reports import Row, Timeline, _records, _rows, _waterfall, html_report, timeline
 from asteps.stores.memory import MemoryStore
 
 GOLDEN = Path(__file__).parent / "golden"
@@ -252,7 +252,7 @@ def test_every_status() -> None:
     ]
     made = drawn(tree(node("r", 0, states=steps, detail={"planned": [*"abcdefgh"]})))
     statuses = [row.status for row in made.root.children]
-    assert sorted(statuses) == sorted(_records.STATUSES)
+    assert sorted(statuses) == sorted(_rows.STATUSES)
     page = html_report(made)
     for status in statuses:
         name = status.replace(" ", "-")

@@ -6,6 +6,7 @@ import re
 import time
 import unicodedata
 from collections.abc import Callable
+from datetime import datetime, timedelta, timezone
 from typing import Any
 
 import msgspec
@@ -18,6 +19,7 @@ from asteps._state import Detail, RunRecord, moment
 from asteps.errors import Failure
 from asteps.reports import (
     RunDocument,
+    html_report,
     json_report,
     markdown_report,
     mermaid_gantt,
@@ -285,6 +287,24 @@ def test_large_payloads_are_left_out_of_the_json() -> None:
     assert (step.info_bytes, step.info) == (101, msgspec.UNSET)
 
 
+@pytest.mark.parametrize("report", [*REPORTS.values(), html_report])
+def test_payloads_that_are_no_text(report: Callable[..., str]) -> None:
+    """A result that is JSON but no UTF-8, which decoders of trees let through, can be reported."""
+    root = State.decode(run(node("a", 0, 1, result="@"), end=1).encode().replace(b"@", b"\xff"))
+    made = report(root, now=NOW)
+    assert "\xff" not in made
+
+
+def test_notes_at_the_end_of_the_calendar() -> None:
+    """A note from a day that is beyond the calendar in UTC does not keep a page from being made."""
+    root = run(node("a", 0, 1), end=1)
+    assert root.run is not None
+    late = datetime.max.replace(tzinfo=timezone(timedelta(hours=-14)))
+    root.run.notes = [Note(late, "see you")]
+    for report in (*REPORTS.values(), html_report):
+        report(root, now=NOW)
+
+
 @in_every_format
 def test_the_same_every_time(report: Callable[..., str]) -> None:
     """With ``now=`` a report is the same every time, and leaves the tree as it was."""
@@ -361,7 +381,28 @@ HEADERS: dict[str, tuple[State, dict[str, Any], list[str]]] = {
     "$end failed": (
         run(node("a", 0, 4), node("$end", 4, 5, **failed("no")), end=4),
         {},
-        ["✓ move_to_vpc: done in 4.00 s", "first failed: $end: ConnectionError: no"],
+        [
+            "✓ move_to_vpc: done in 4.00 s",
+            "first failed: $end: ConnectionError: no",
+            "to do: what runs after its end has failed: once the cause is gone, recover it and",
+            "\n      asteps recover -s STORE ID '$end'\n",
+        ],
+    ),
+    "$end cut off": (
+        run(node("a", 0, 4), node("$end", 4), end=4),
+        {"held": False},
+        ["to do: start it again under the same id: what runs after its end is not done"],
+    ),
+    "$end overdue": (
+        run(
+            node("$end", 4, wake_at=moment(START + 100), phases=phases(("waiting", 4))),
+            end=4,
+        ),
+        {"held": False},
+        [
+            "waits for $end: due since 22:15:00, for 15 min 00 s",
+            "to do: it has been due for 15 min 00 s and nobody advances it: see to its worker, or",
+        ],
     ),
     "unknown outcome": (
         run(
@@ -371,12 +412,37 @@ HEADERS: dict[str, tuple[State, dict[str, Any], list[str]]] = {
         ),
         {"run_id": "order 7"},
         [
-            "nobody knows whether 'pay' has had its effect: look; if it has, say what it came to\n",
+            "nobody knows whether 'pay' has had its effect: look; if it has, say what it came to ",
             "\n      asteps set-result -s STORE 'order 7' pay VALUE\n",
+            "to do: if it has not, recover it and start it again under the same id\n",
             "\n      asteps recover -s STORE 'order 7'\n",
         ],
     ),
+    "several unknown outcomes": (
+        run(
+            node("-pay", 0, 4, **failed("who knows", kind="interrupted")),
+            node("b", 0, 5, **failed("no")),
+            end=5,
+            **failed("x", "-pay", "b"),
+        ),
+        {},
+        [
+            "\n      asteps set-result -s STORE -- ID -pay VALUE\n",
+            "to do: if none of them has, and once the cause of the others is gone, recover them ",
+        ],
+    ),
 }
+
+
+def test_when_an_attempt_failed() -> None:
+    """A retrying step failed when it began to back off, not when somebody looks at it."""
+    retrying = {"wake_at": moment(START + 2000), **failed("no")}
+    early = node("early", 0, None, phases=phases(("working", 0), ("retrying", 10)), **retrying)
+    made = text_report(run(early, node("late", 0, 20, **failed("later"))), now=NOW)
+    assert "first failed: early: ConnectionError: no (and 1 more)" in made
+    assert "Error in early at 22:13:30" in made
+    card = html_report(run(early), now=NOW).partition('<div class="card">')[2]
+    assert "22:13:30.000 UTC" in card.partition("</div>")[0]
 
 
 @pytest.mark.parametrize("case", HEADERS)
@@ -426,6 +492,15 @@ def test_long_lists_are_folded() -> None:
         ["…", "195"],
     ]
     assert tree.endswith("… 195 more done, the longest in 1.86 s")
+
+
+def test_what_was_tried_again_is_not_folded_away() -> None:
+    """Of many that are done, one that needed several attempts is worth more than a slow one."""
+    state = a_fan_out(bad=())
+    again = state.get("attach/42")
+    again.detail = Detail(attempt=3)
+    kept, _ = fold(timeline(state, now=NOW).root.children[0].children, 20)
+    assert "42" in {row.name for row in kept}
 
 
 def test_fold() -> None:
@@ -498,6 +573,8 @@ HOSTILE = [
     "x" * 200,
     "z" + "\u0301" * 100,
     "line\nbreak\r\ttab\u2028sep\u0085",
+    # Entities, as Mermaid writes them down between its two looks at a text:
+    "\ufb02\xb0\xb060\xb6\xdfimg src=x onerror=alert(1)\ufb02\xb0\xb062\xb6\xdf",
     "\ud800",
 ]
 
@@ -572,7 +649,7 @@ def test_a_chart_keeps_its_shape(text: str) -> None:
     """Each line of a chart is what it should be, whatever the names are."""
     made = mermaid_gantt(hostile(text), run_id=text, now=NOW).splitlines()
     assert made[0] == "gantt"
-    plainly = r"(?:[^\x00-\x1f:;#%{}<>\"'`]|#\d+;)+"
+    plainly = r"(?:[^\x00-\x1f:;#%{}<>\"'`\ufb02]|#\d+;)+"
     for line, shape in zip(
         made[1:5],
         (

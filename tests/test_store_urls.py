@@ -186,6 +186,22 @@ async def test_no_message_repeats_a_password(
         assert "asteps.stores" in message
 
 
+def fails(url: str, *, create: bool) -> Any:
+    """A store whose package raises what it likes."""
+    raise ValueError(f"no such host: {url}")
+
+
+@pytest.mark.parametrize("function", [f"{__name__}:fails", "no_such_module:f", f"{__name__}:gone"])
+async def test_a_package_that_fails_repeats_no_password(
+    directory: Path, registered: Callable[[dict[str, str]], None], function: str
+) -> None:
+    """What another package raises is misuse of that package, and its message is kept inside."""
+    registered({"redis": function})
+    message = await refused("redis://u:hunter2@h/0", ".")
+    assert "hunter2" not in message
+    assert "redis: could not open this one (" in message
+
+
 async def test_a_damaged_database_can_be_looked_at(directory: Path) -> None:
     """Opening reads nothing, so that the damage is for `inspect_store` to tell."""
     async with open_store("runs.db") as store:

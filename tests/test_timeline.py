@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from contextlib import suppress
-from datetime import timedelta
+from datetime import datetime, timedelta, timezone
 from pathlib import Path
 from typing import Any
 
@@ -281,6 +281,26 @@ async def test_a_poll_is_one_wait() -> None:
     assert totals(row) == {"worked": 2.75, "waited": 100, "own": 2.75, "calls": 11}
 
 
+async def test_many_passes() -> None:
+    """Quick passes are folded into the run's wait; what its steps did then is not its own."""
+    world = World()
+
+    async def wait(s: Step, world: World) -> None:
+        await world.clock.sleep(1)
+        if world.count("calls") < 30:
+            s.pending(10)
+
+    async def flow(s: Step, world: World) -> None:
+        await s.do("wait", wait, world)
+
+    for _ in range(30):
+        await asteps.reconcile(flow, world, store=world.store, id="r", clock=world.clock)
+        world.clock.advance(10)
+    found = await world.drawn()
+    assert totals(found.root) == {"worked": 30, "waited": 290, "calls": 30}
+    assert totals(row_of(found, "wait")) == {"worked": 30, "waited": 290, "own": 30, "calls": 30}
+
+
 async def test_sleep() -> None:
     """A sleep is a wait."""
     world = World()
@@ -335,6 +355,82 @@ async def test_a_crash() -> None:
         "calls": 2,
     }
     assert found.wasted == 4
+
+
+async def test_a_crash_in_a_group() -> None:
+    """A group that a dead process had open was left, and is at work again with its first child."""
+    world = World()
+
+    async def flow(s: Step, world: World) -> None:
+        async with s.group("both") as g:
+            g.do("short", world.work, 3)
+            g.do("long", world.work, 8)
+        await s.map("each", world.work, [2])
+
+    dying = FaultyStore(
+        world.store.client(),
+        lambda save: "crash before" if world.clock.now() == START + 8 else None,
+    )
+    with pytest.raises(Crash):
+        await asteps.run(flow, world, store=dying, id="r", clock=world.clock, name="flow")
+    world.clock.advance(92)
+    await world.run(flow)
+    found = await world.drawn()
+    row = row_of(found, "both")
+    assert went(row) == [("lost", 0, 3), ("idle", 3, 100), ("work", 100, 108)]
+    assert totals(row) == {"worked": 11, "idle": 97, "calls": 2}
+    assert went(row_of(found, "each")) == [("work", 108, 110)]
+
+
+async def test_a_group_that_is_entered_again() -> None:
+    """A group that was cancelled or recovered is at work again when one of its children is."""
+    world = World()
+
+    async def fragile(s: Step, world: World) -> None:
+        await world.clock.sleep(5)
+        if world.count("calls") == 1:
+            raise ValueError("no")
+
+    async def item(s: Step, world: World) -> None:
+        async with s.group("inner") as g:
+            g.do("fragile", fragile, world)
+
+    async def flow(s: Step, world: World) -> None:
+        async with s.group("outer") as g:
+            g.do("item", item, world)
+
+    with world.clock.move_on_after(2):
+        await world.run(flow)
+    world.clock.advance(8)
+    await world.run(flow)
+    world.clock.advance(5)
+    async with edit_run(world.store, "r") as state:
+        state.recover()
+    await world.run(flow)
+    found = await world.drawn()
+    for path in ("", "outer", "outer/item", "outer/item/inner", "outer/item/inner/fragile"):
+        assert went(row_of(found, path)) == [
+            ("lost", 0, 2),
+            ("idle", 2, 10),
+            ("failed", 10, 15),
+            ("idle", 15, 20),
+            ("work", 20, 25),
+        ], path
+
+
+async def test_a_group_that_waits() -> None:
+    """A group whose child waits between two passes was not left."""
+    world = World()
+
+    async def flow(s: Step, world: World) -> None:
+        async with s.group("both") as g:
+            g.do("wait", twice_pending, world)
+
+    for _ in range(3):
+        await asteps.reconcile(flow, world, store=world.store, id="r", clock=world.clock)
+        world.clock.advance(10)
+    found = await world.drawn()
+    assert went(row_of(found, "both")) == [("work", 0, 26)]
 
 
 async def test_a_cancellation() -> None:
@@ -625,6 +721,16 @@ def test_clocks_that_went_back() -> None:
     assert all(row.span >= 0 for row in found.rows)
 
 
+def test_the_ends_of_the_calendar() -> None:
+    """Times that lie beyond the calendar, seen from UTC, are at its ends."""
+    east, west = (timezone(timedelta(hours=hours)) for hours in (14, -14))
+    first, last = datetime.min.replace(tzinfo=east), datetime.max.replace(tzinfo=west)
+    root = node("r", phases=[Phase("working", first), Phase("waiting", last)])
+    root._started = first
+    found = look(root, held=False, saved_at=last)
+    assert (moment(found.start).year, moment(found.until).year) == (1, 9999)
+
+
 def test_a_parent_without_a_start() -> None:
     """Where the tree does not say when a parent began, it began with its first child."""
     found = look(node("r", 9, 9, node("a", 0, 4), node("b", 4, 9)))
@@ -691,3 +797,36 @@ def test_the_present_time() -> None:
     root._started = moment(0) + timedelta(days=1)
     found = timeline(root)
     assert found.until == found.now > 1_700_000_000
+
+
+def test_a_run_at_work_is_not_pending() -> None:
+    """What works when a run was saved last is not in its tree yet; the store's summary tells."""
+    state = State(
+        "flow",
+        _started=moment(START),
+        states=[
+            State(
+                "x",
+                errs=["no"],
+                _started=moment(START),
+                detail=Detail(
+                    attempt=2,
+                    failure=NEVER,
+                    wake_at=moment(START + 6),
+                    phases=[Phase("working", moment(START)), Phase("retrying", moment(START + 2))],
+                ),
+            )
+        ],
+        run=RunRecord(1),
+    )
+    look: dict[str, Any] = {"now": moment(START + 60), "saved_at": moment(START + 5)}
+    assert timeline(state, **look).status == "pending"
+    living = timeline(state, **look, at_work=True)
+    assert (living.status, living.until - START) == ("proceeding", 60)
+    dead = timeline(state, **look, at_work=True, held=False)
+    check(dead)
+    assert (dead.status, dead.until - START, dead.root.children[0].backed_off) == (
+        "interrupted",
+        5,
+        3,
+    )

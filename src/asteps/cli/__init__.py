@@ -19,4 +19,6 @@ def main() -> None:
     except MissingDependencyError as exc:
         sys.stderr.write(f"asteps: {exc}\n")
         raise SystemExit(2) from None
+    except KeyboardInterrupt:  # so soon
+        raise SystemExit(130) from None
     raise SystemExit(run(sys.argv[1:]))

@@ -7,6 +7,7 @@ import os
 import sys
 import traceback
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Annotated
 
 from ._arguments import StoreUrl
@@ -35,7 +36,6 @@ app = Typer(
     name="asteps",
     help="Look at stored runs, watch them, and put them right.",
     epilog=_EPILOG,
-    no_args_is_help=True,
     rich_markup_mode=None,  # plain help, at once
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
@@ -99,11 +99,13 @@ def run(arguments: Sequence[str]) -> int:
     Returns:
         The exit code.
     """
+    _open_streams()
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="backslashreplace")
     try:
-        code = quick_command(app).main([*arguments], prog_name="asteps", standalone_mode=False)
+        said = [*arguments] or ["--help"]
+        code = quick_command(app).main(said, prog_name="asteps", standalone_mode=False)
         sys.stdout.flush()
     except TyperException as exc:
         write_error(f"{exc.format_message()} (asteps --help)")
@@ -115,6 +117,13 @@ def run(arguments: Sequence[str]) -> int:
     except Exception as exc:  # noqa: BLE001 - the border at which errors become lines
         return _failed(exc)
     return code if isinstance(code, int) else Exits.DONE
+
+
+def _open_streams() -> None:
+    """Whoever started this process may have closed them; then there is nobody to read or ask."""
+    for name, mode in (("stdin", "r"), ("stdout", "w"), ("stderr", "w")):
+        if getattr(sys, name) is None:
+            setattr(sys, name, Path(os.devnull).open(mode, encoding="utf-8"))  # noqa: SIM115
 
 
 def _failed(error: Exception) -> int:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Awaitable, Callable
 from typing import Annotated, TypeAlias
 
@@ -34,6 +35,8 @@ __all__ = [
 ]
 
 _COMPLETIONS = 50
+# Some shells evaluate what they are offered; nothing in this has a meaning to any of them.
+_HARMLESS = re.compile(r"[\w@%./][\w@%+=:,./#-]*")
 _DEBUG = "ASTEPS_DEBUG"
 
 
@@ -79,7 +82,7 @@ def _complete_run(ctx: Context, incomplete: str) -> list[str]:
         if incomplete:  # right before the id that is this text and no more
             after = f"{incomplete[:-1]}{chr(ord(incomplete[-1]) - 1)}\U0010ffff"
         found = await store.list_runs(after=after, limit=_COMPLETIONS)
-        return [id for id, _ in found if id.startswith(incomplete) and id.isprintable()]
+        return [id for id, _ in found if id.startswith(incomplete) and _HARMLESS.fullmatch(id)]
 
     return _quietly(ctx, find)
 
@@ -87,7 +90,7 @@ def _complete_run(ctx: Context, incomplete: str) -> list[str]:
 def _complete_path(ctx: Context, incomplete: str) -> list[str]:
     async def find(store: Store) -> list[str]:
         found = await find_run(store, ctx.params.get("id") or "")
-        return [path for path in _paths_like(found.tree(), incomplete) if path.isprintable()]
+        return list(filter(_HARMLESS.fullmatch, _paths_like(found.tree(), incomplete)))
 
     return _quietly(ctx, find)
 

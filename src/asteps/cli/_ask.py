@@ -31,7 +31,11 @@ def confirm(question: str, *, yes: bool) -> None:
         )
     sys.stderr.write(f"{plain(question)} [y/N] ")
     sys.stderr.flush()
-    if sys.stdin.readline().strip().lower() not in ("y", "yes"):
+    try:
+        answer = sys.stdin.readline()
+    except UnicodeDecodeError:
+        answer = ""
+    if answer.strip().lower() not in ("y", "yes"):
         raise Stop(Exits.UNCONFIRMED, "nothing was changed")
 
 

@@ -84,11 +84,24 @@ def recover(
     def act(state: State) -> _Did:
         found = state.recover(path)
         if not found:
-            raise Stop(Exits.USAGE, f"run {id!r} has not failed: there is nothing to recover")
+            raise Stop(Exits.USAGE, _nothing_failed(id, state))
         return _Did(_named(_deepest(found)), _deepest(found))
 
     how = _How(store_url(context, store), yes, dry_run, why)
     _change(id, _Change("recover", "recovered", act), how)
+
+
+def _nothing_failed(id: str, state: State) -> str:
+    """Why a run cannot be recovered as a whole, and which of its steps can be."""
+    failed = [path for path, node in state.walk() if node.failed]
+    first = [path for path in failed if not any(p.startswith(f"{path}/") for p in failed)]
+    if not first:
+        return f"run {id!r} has not failed: there is nothing to recover"
+    named = ", ".join(map(repr, first[:5])) + (", …" if len(first) > 5 else "")
+    return (
+        f"run {id!r} has not failed, but steps of it have ({named}): "
+        "name the one that is to run again (asteps recover ID PATH)"
+    )
 
 
 def reset(

@@ -2,12 +2,19 @@
 
 from __future__ import annotations
 
+import errno
+import os
+import secrets
+import stat
 import sys
+from contextlib import suppress
 from pathlib import Path
 
 from ._exits import Exits, Stop
 
 __all__ = ["read_bytes", "write_bytes"]
+
+_DATABASE = b"SQLite format 3\x00"
 
 
 def read_bytes(file: str) -> bytes:
@@ -20,17 +27,53 @@ def read_bytes(file: str) -> bytes:
         return sys.stdin.buffer.read()
     try:
         return Path(file).read_bytes()
-    except OSError as exc:
-        raise Stop(Exits.NOT_FOUND, f"{file!r} cannot be read: {exc.strerror}") from exc
+    except (OSError, ValueError) as exc:
+        raise Stop(Exits.NOT_FOUND, f"{file!r} cannot be read: {_why(exc)}") from exc
 
 
 def write_bytes(file: str, data: bytes) -> None:
-    """Write a file, in place of what was there.
+    """Write a file, in place of what was there: all of it and for good, or nothing.
 
     Raises:
-        Stop: It cannot be written.
+        Stop: It cannot be written, or is a database, which nobody wants to lose by a slip.
     """
+    path = Path(os.path.realpath(file))
     try:
-        Path(file).write_bytes(data)
-    except OSError as exc:
-        raise Stop(Exits.STORE, f"{file!r} cannot be written: {exc.strerror}") from exc
+        if not path.exists():
+            _replace(path, data, None)
+        elif not path.is_file():  # a device or a pipe
+            path.write_bytes(data)
+        elif _is_database(path):
+            raise Stop(Exits.USAGE, f"{file!r} is a SQLite database; it was left as it is")
+        elif os.access(path, os.W_OK):
+            _replace(path, data, stat.S_IMODE(path.stat().st_mode))
+        else:
+            raise PermissionError(errno.EACCES, os.strerror(errno.EACCES))
+    except (OSError, ValueError) as exc:
+        raise Stop(Exits.STORE, f"{file!r} cannot be written: {_why(exc)}") from exc
+
+
+def _why(error: OSError | ValueError) -> str:
+    return getattr(error, "strerror", None) or str(error)
+
+
+def _is_database(path: Path) -> bool:
+    with suppress(PermissionError), path.open("rb") as found:
+        return found.read(len(_DATABASE)) == _DATABASE
+    return False
+
+
+def _replace(path: Path, data: bytes, mode: int | None) -> None:
+    temporary = path.with_name(f".asteps-{secrets.token_hex(8)}.tmp")
+    try:
+        with temporary.open("xb") as made:
+            if mode is not None:
+                temporary.chmod(mode)
+            made.write(data)
+            made.flush()
+            os.fsync(made.fileno())
+        temporary.replace(path)
+    except BaseException:
+        with suppress(OSError):
+            temporary.unlink()
+        raise

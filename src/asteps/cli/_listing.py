@@ -109,6 +109,8 @@ def runs(
         write_json(_document(found))
     else:
         _write(found, nth)
+        if not (found.runs or found.damaged):
+            write_error("no runs to show")
     for id, error in found.damaged.items():
         write_error(f"run {id!r} cannot be read: {error}")
 

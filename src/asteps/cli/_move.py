@@ -5,15 +5,16 @@ from __future__ import annotations
 import sys
 from typing import Annotated
 
-from .._operators import edit_run, export_run, import_run
+from .._operators import export_run, put_run
 from .._state import State
-from .._store import Store
-from ..errors import StateFormatError, UsageError
+from .._store import Store, StoredRun
+from ..errors import ConflictError, StateFormatError
 from ._arguments import NewRunId, OutputFile, RunId, StoreUrl, Why, Yes, store_url
 from ._ask import author, confirm, with_reason
 from ._exits import Exits, Stop
 from ._files import read_bytes, write_bytes
 from ._output import safe_json, write_document, write_lines
+from ._phrases import counted
 from ._show import status_of
 from ._stores import find_run, in_store
 from ._typer import Argument, Context, Option
@@ -59,35 +60,42 @@ def import_(
     url = store_url(context, store)
     data = read_bytes(file)
     try:
-        steps = sum(1 for _ in State.decode(data).walk()) - 1
+        root = State.decode(data)
     except StateFormatError as exc:
         raise Stop(Exits.USAGE, f"{file!r} is no run: {exc}") from exc
-    if replace:
-        _confirm_replacing(url, id, yes=yes)
+    steps = sum(1 for _ in root.walk()) - 1
+    seen = _confirm_replacing(url, id, yes=yes) if replace else None
+    root.note(with_reason(f"imported from {file!r}", why), by=author())
 
-    async def store_it(opened: Store) -> None:
-        try:
-            await import_run(opened, id, data, replace=replace)
-        except UsageError as exc:
-            text = str(exc).replace("replace=True", "--replace")
-            raise Stop(Exits.USAGE, text) from exc
-        async with edit_run(opened, id) as state:
-            state.note(with_reason(f"imported from {file!r}", why), by=author())
+    def admit(there: StoredRun | None) -> None:
+        if there is not None and not replace:
+            raise Stop(
+                Exits.USAGE,
+                f"there is a run {id!r} already; give another id, or --replace to overwrite it",
+            )
+        if there is not None and there.revision != seen:
+            raise ConflictError(id, seen, there.revision)
 
-    in_store(url, store_it, create=True)
-    write_lines([[(f"imported run {id}, {steps} {'step' if steps == 1 else 'steps'}", "done")]])
+    in_store(url, lambda opened: put_run(opened, id, root, admit), create=True)
+    write_lines([[(f"imported run {id}, {counted(steps, 'step')}", "done")]])
 
 
-def _confirm_replacing(url: str, id: str, *, yes: bool) -> None:
+def _confirm_replacing(url: str, id: str, *, yes: bool) -> str | None:
+    """Ask whether a run may be lost.
+
+    Returns:
+        The revision of it that was shown; ``None`` where there is no such run.
+    """
     try:
         found = in_store(url, lambda opened: find_run(opened, id, whole=True))
     except Stop as exc:
-        if exc.code is Exits.NOT_FOUND:  # there is nothing to be replaced
-            return
+        if exc.code is Exits.NOT_FOUND:
+            return None
         raise
     if found.holder is not None:
         raise found.holder
     status = status_of(found.stored.summary, held=False)
-    steps = len(found.stored.records) - 1
-    write_lines([[(f"the run {id} ({status}, {steps} steps) is lost by this", "failed")]])
+    steps = counted(len(found.stored.records) - 1, "step")
+    write_lines([[(f"the run {id} ({status}, {steps}) is lost by this", "failed")]])
     confirm("replace it?", yes=yes)
+    return found.stored.revision

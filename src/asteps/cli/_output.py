@@ -10,7 +10,8 @@ import json
 import os
 import re
 import sys
-from collections.abc import Iterable, Sequence
+from collections.abc import Generator, Iterable, Sequence
+from contextlib import contextmanager, suppress
 from typing import TYPE_CHECKING, TextIO, TypeAlias
 
 import msgspec
@@ -27,6 +28,7 @@ __all__ = [
     "Span",
     "as_json",
     "console_for",
+    "is_screen",
     "is_styled",
     "rich_text",
     "safe_json",
@@ -60,11 +62,14 @@ _NO_EDGE = 10_000  # columns of what is no terminal: nothing is cut off
 # --- lines ----------------------------------------------------------------------------------------
 
 
+def is_screen(file: TextIO) -> bool:
+    """Whether it is a terminal on which a picture can be drawn again in the same place."""
+    return file.isatty() and os.environ.get("TERM") not in ("dumb", "unknown")
+
+
 def is_styled(file: TextIO) -> bool:
     """Whether somebody is to see colours: on a terminal, or wherever FORCE_COLOR asks for them."""
-    if os.environ.get("FORCE_COLOR"):
-        return True
-    return file.isatty() and os.environ.get("TERM") not in ("dumb", "unknown")
+    return bool(os.environ.get("FORCE_COLOR")) or is_screen(file)
 
 
 def console_for(file: TextIO) -> Console:
@@ -99,7 +104,7 @@ def write_lines(lines: Iterable[Line], *, wrap: bool = False, file: TextIO | Non
         file: Where to; the standard output by default.
     """
     out = sys.stdout if file is None else file
-    try:
+    with _writing():
         if is_styled(out):
             how = {} if wrap else {"no_wrap": True, "overflow": "ellipsis"}
             text = rich_text(lines)
@@ -109,8 +114,6 @@ def write_lines(lines: Iterable[Line], *, wrap: bool = False, file: TextIO | Non
             for line in lines:
                 out.write("".join(plain(text) for text, _ in line).rstrip() + "\n")
         out.flush()
-    except BrokenPipeError:
-        raise Stop(Exits.NO_READER) from None
 
 
 def write_document(text: str, *, escape: bool) -> None:
@@ -122,17 +125,26 @@ def write_document(text: str, *, escape: bool) -> None:
     """
     if escape or sys.stdout.isatty():
         text = "\n".join(plain(line) for line in text.split("\n"))
-    try:
+    with _writing():
         sys.stdout.write(text if text.endswith("\n") else text + "\n")
         sys.stdout.flush()
+
+
+@contextmanager
+def _writing() -> Generator[None]:
+    try:
+        yield
     except BrokenPipeError:
         raise Stop(Exits.NO_READER) from None
+    except OSError as exc:
+        raise Stop(Exits.STORE, f"the output cannot be written: {exc.strerror}") from exc
 
 
 def write_error(message: str) -> None:
     """Say in one line what went wrong."""
-    sys.stderr.write(f"asteps: {plain(message)}\n")
-    sys.stderr.flush()
+    with suppress(OSError):  # the exit code says it, too
+        sys.stderr.write(f"asteps: {plain(message)}\n")
+        sys.stderr.flush()
 
 
 def table(rows: Sequence[Line], right: Iterable[int] = ()) -> list[Line]:

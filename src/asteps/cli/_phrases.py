@@ -9,7 +9,7 @@ from datetime import timedelta
 from ..reports._words import duration_text
 from ._exits import Exits, Stop
 
-__all__ = ["ago", "parse_choice", "parse_duration", "parse_number"]
+__all__ = ["ago", "counted", "parse_choice", "parse_duration", "parse_number"]
 
 _UNITS = {"ms": 0.001, "s": 1, "m": 60, "h": 3_600, "d": 86_400, "w": 604_800}
 _PART = re.compile(r"(\d+(?:\.\d+)?)(ms|[smhdw])", re.ASCII)
@@ -56,3 +56,8 @@ def parse_choice(text: str, option: str, choices: Iterable[str]) -> str:
 def ago(then: float, now: float) -> str:
     """How long ago something was: ``3 min 02 s ago``."""
     return f"{duration_text(now - then)} ago" if now - then >= 1 else "just now"
+
+
+def counted(count: int, noun: str) -> str:
+    """So many of something: ``1 step``, ``2,000 steps``."""
+    return f"{count:,} {noun}" + ("" if count == 1 else "s")

@@ -2,20 +2,21 @@
 
 from __future__ import annotations
 
+import sys
 from datetime import UTC, datetime
 from functools import partial
-from typing import Annotated
+from typing import Annotated, TextIO
 
 from .._operators import delete_if
 from .._prune import PruneReport
 from .._prune import prune as prune_store
-from .._store import Status, Store, Summary
+from .._store import Status, Store, StoredRun
 from ._arguments import DryRun, Json, Name, Part, RunIds, Statuses, StoreUrl, Yes, store_url
 from ._ask import confirm
 from ._exits import Exits, Stop
 from ._listing import wanted_of
 from ._output import Line, table, write_error, write_json, write_lines
-from ._phrases import ago, parse_duration
+from ._phrases import ago, counted, parse_duration
 from ._show import status_of
 from ._stores import Found, find_run, in_store
 from ._typer import Context, Option
@@ -51,7 +52,7 @@ def rm(
 
     async def delete(opened: Store) -> None:
         for run in found:
-            if not await delete_if(opened, run.id, partial(_is_as_it_was, run.stored.summary)):
+            if not await delete_if(opened, run.id, partial(_is_as_it_was, run.stored)):
                 raise Stop(
                     Exits.STORE, f"run {run.id!r} was changed, or removed, meanwhile; it was let be"
                 )
@@ -60,8 +61,8 @@ def rm(
     in_store(url, delete)
 
 
-def _is_as_it_was(was: Summary, now: Summary) -> bool:
-    return (was.epoch, was.updated_at, was.status) == (now.epoch, now.updated_at, now.status)
+def _is_as_it_was(was: StoredRun, now: StoredRun) -> bool:
+    return was.revision == now.revision
 
 
 def _listed(found: list[Found]) -> list[Line]:
@@ -70,14 +71,13 @@ def _listed(found: list[Found]) -> list[Line]:
     for run in found:
         summary = run.stored.summary
         status = status_of(summary, held=run.held)
-        steps = len(run.stored.records) - 1
         rows.append(
             [
                 (f"  {run.id}", "head"),
                 (status, status),
                 (summary.name, ""),
                 (f"saved {ago(summary.updated_at, now)}", "dim"),
-                (f"{steps} {'step' if steps == 1 else 'steps'}", "dim"),
+                (counted(len(run.stored.records) - 1, "step"), "dim"),
             ]
         )
     return table(rows)
@@ -117,10 +117,12 @@ def prune(
     )
     if dry_run or not yes:
         found = in_store(url, partial(call, dry_run=True))
-        if as_document and dry_run:
+        if as_document and (dry_run or not found.deleted):
             write_json(_document(found))
             return None
-        _write(found, f"{_runs(found)} to be deleted")
+        # What is asked about is no part of the document that is going to be written.
+        file = sys.stderr if as_document else sys.stdout
+        _write(found, f"{_runs(found)} to be deleted", file)
         if dry_run or not found.deleted:
             return None
         confirm(f"delete {_runs(found)}?", yes=yes)
@@ -128,20 +130,19 @@ def prune(
     if as_document:
         write_json(_document(report))
     else:
-        _write(report, f"{_runs(report)} deleted")
+        _write(report, f"{_runs(report)} deleted", sys.stdout)
     return Exits.BUSY if report.kept else None
 
 
 def _runs(report: PruneReport) -> str:
-    count = len(report.deleted)
-    return f"{count:,} {'run' if count == 1 else 'runs'}"
+    return counted(len(report.deleted), "run")
 
 
-def _write(report: PruneReport, head: str) -> None:
-    write_lines([[(head, "head")]])
-    write_lines([[(f"  {id}", "")] for id in report.deleted[:_NAMED]])
+def _write(report: PruneReport, head: str, file: TextIO) -> None:
+    lines: list[Line] = [[(head, "head")], *([(f"  {id}", "")] for id in report.deleted[:_NAMED])]
     if len(report.deleted) > _NAMED:
-        write_lines([[(f"  and {len(report.deleted) - _NAMED:,} more", "dim")]])
+        lines.append([(f"  and {len(report.deleted) - _NAMED:,} more", "dim")])
+    write_lines(lines, file=file)
     for id, why in report.kept.items():
         write_error(f"run {id!r} was kept: {why}")
     for id, why in report.damaged.items():

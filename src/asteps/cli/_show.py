@@ -70,6 +70,7 @@ def drawn_of(found: Found, state: State | None = None) -> Timeline:
         run_id=found.id,
         held=found.held,
         saved_at=_moment(summary.updated_at),
+        at_work=summary.status == "proceeding",
     )
 
 

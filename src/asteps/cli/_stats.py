@@ -23,7 +23,7 @@ from ._arguments import Name, OutputFile, Part, Since, Statuses, StoreUrl, Until
 from ._files import write_bytes
 from ._listing import Asked, asked, wanted_of
 from ._output import safe_json, write_document, write_error, write_lines
-from ._phrases import parse_choice
+from ._phrases import counted, parse_choice
 from ._stores import holder_of, in_store
 from ._typer import Context, Option
 
@@ -69,7 +69,7 @@ def stats(
     else:
         data = text.encode()
         write_bytes(output, data)
-        of = "1 run" if summary.runs == 1 else f"{summary.runs:,} runs"
+        of = counted(summary.runs, "run")
         write_lines([[(f"wrote {output}, {len(data):,} bytes, of {of}", "done")]])
     for id, error in damaged.items():
         write_error(f"run {id!r} cannot be read, and was left out: {error}")
@@ -90,7 +90,14 @@ async def _collect(store: Store, filters: Asked) -> tuple[StatisticsSummary, dic
         if owner is not None and owner not in living:
             living[owner] = await holder_of(store, run.id, owner) is not None
         held = owner is not None and living[owner]
-        found.add(state, run_id=run.id, now=now, held=held, saved_at=run.updated_at)
+        found.add(
+            state,
+            run_id=run.id,
+            now=now,
+            held=held,
+            saved_at=run.updated_at,
+            at_work=run.status == "proceeding",
+        )
     return found.summary(), damaged
 
 

@@ -9,10 +9,11 @@ from typing import TypeVar
 import anyio
 
 from .._codec import assemble
+from .._options import MAX_ID
 from .._state import State
 from .._store import LeaseStore, ListStore, Store, StoredRun
 from ..errors import BusyError, StateFormatError, StoreError, UsageError
-from ..stores._urls import open_store
+from ..stores._urls import open_store, scheme_of
 from ._exits import Exits, Stop
 
 __all__ = [
@@ -90,8 +91,7 @@ async def opened(url: str, *, create: bool = False) -> AsyncGenerator[Store]:
 
 def speakable(url: str) -> str:
     """How a report may name the store: what another kind's URL says may be a password."""
-    scheme, colon, _ = url.partition(":")
-    return url if not colon or scheme.lower() in ("sqlite", "file") else "STORE"
+    return url if scheme_of(url) in (None, "sqlite", "file") else "STORE"
 
 
 async def find_run(store: Store, id: str, /, *, whole: bool = False) -> Found:
@@ -105,8 +105,10 @@ async def find_run(store: Store, id: str, /, *, whole: bool = False) -> Found:
     Raises:
         Stop: There is no such run, or more than one could be meant.
     """
+    if not _may_be_an_id(id):
+        raise Stop(Exits.NOT_FOUND, _not_the_one(id, [], whole=whole))
     try:
-        stored = await store.load(id) if 0 < len(id) <= 500 else None
+        stored = await store.load(id)
     except StateFormatError as exc:
         raise Stop(Exits.STORE, str(exc)) from exc
     if stored is None:
@@ -121,9 +123,18 @@ async def find_run(store: Store, id: str, /, *, whole: bool = False) -> Found:
     return Found(id, stored, holder)
 
 
+def _may_be_an_id(text: str) -> bool:
+    """Whether a store can be asked for it; other writers allow more than the engine does."""
+    try:
+        text.encode()
+    except UnicodeEncodeError:  # a byte of the command line that is no text
+        return False
+    return 0 < len(text) <= MAX_ID
+
+
 async def _beginning(store: Store, id: str) -> list[str]:
     """The first runs whose ids begin so."""
-    if not id or not isinstance(store, ListStore):
+    if not isinstance(store, ListStore):
         return []
     found = await store.list_runs(after=id, limit=_CANDIDATES + 1)
     return [each for each, _ in found if each.startswith(id)]

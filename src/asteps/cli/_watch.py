@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import signal
 import sys
 import time
-from typing import Annotated, Protocol, Self
+from collections.abc import Generator
+from contextlib import contextmanager
+from typing import Annotated, NoReturn, Protocol, Self
 
 import anyio
 
@@ -14,7 +17,7 @@ from ..reports._outlook import message_of, progress_text
 from ..reports._words import duration_text, time_text
 from ._arguments import RunId, StoreUrl, store_url
 from ._exits import Exits, Stop
-from ._output import Line, console_for, is_styled, rich_text, write_lines
+from ._output import Line, console_for, is_screen, rich_text, write_lines
 from ._phrases import parse_duration
 from ._show import drawn_of, head_of
 from ._stores import Found, find_run, in_store
@@ -44,7 +47,7 @@ def watch(
     """Watch a run until it ends. The exit code is 0 if it is done, and 1 if it has failed."""
     pause = max(parse_duration(every, "--every").total_seconds(), 0.1)
     until = None if timeout is None else parse_duration(timeout, "--timeout").total_seconds()
-    picture: _Picture = _Screen() if is_styled(sys.stdout) else _Log()
+    picture: _Picture = _Screen() if is_screen(sys.stdout) else _Log()
 
     async def look(opened: Store) -> int:
         with anyio.move_on_after(until):
@@ -52,8 +55,22 @@ def watch(
         return Exits.UNFINISHED
 
     url = store_url(context, store)
-    with picture:
+    with _leaving_in_order(), picture:
         return in_store(url, look)
+
+
+@contextmanager
+def _leaving_in_order() -> Generator[None]:
+    """A SIGTERM ends the process as it would, but the terminal has its cursor again."""
+
+    def leave(number: int, _: object) -> NoReturn:
+        raise SystemExit(128 + number)
+
+    before = signal.signal(signal.SIGTERM, leave)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
 
 
 async def _follow(store: Store, id: str, pause: float, picture: _Picture) -> int:

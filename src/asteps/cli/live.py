@@ -33,7 +33,7 @@ from .._events import (
 )
 from ..reports._words import duration_text, time_text
 from ._model import Model
-from ._output import Line, console_for, is_styled, rich_text, write_lines
+from ._output import Line, console_for, is_screen, rich_text, write_lines
 from ._rich import Live, Text
 from ._tree import Branch, fit, has_marks, lines_of, marks_for
 
@@ -73,7 +73,7 @@ class LiveView:
         self._thread: threading.Thread | None = None
         self._stopping = threading.Event()
         self._model: Model | None = None
-        if is_styled(file):
+        if is_screen(file):
             self._console = console_for(file)
             self._marks = marks_for(getattr(file, "encoding", None))
             ascii_only = not has_marks(getattr(file, "encoding", None))

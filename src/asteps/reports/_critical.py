@@ -60,7 +60,8 @@ def trace(row: Row, start: float, end: float, counts: float) -> None:
     row.saving = min(own, counts)
     path: list[tuple[float, float]] = []
     cursor = end
-    for place in sorted(range(len(spans)), key=lambda i: (-spans[i][1], spans[i][0])):
+    last_first = [(-ended, begun) for begun, ended, _ in spans]
+    for place in sorted(range(len(spans)), key=last_first.__getitem__):
         begun, ended, child = spans[place]
         if begun < ended <= cursor:
             if ended < cursor:
@@ -117,7 +118,7 @@ def _limits(
         and by how much it would be shorter without pauses.
     """
     count = len(spans)
-    by_end = sorted(range(count), key=lambda i: spans[i][1])
+    by_end = sorted(range(count), key=[span[1] for span in spans].__getitem__)
     station = [0] * count  # where a child arrives, from 1; the step begins at 0
     for rank, place in enumerate(by_end):
         station[place] = rank + 1

@@ -240,7 +240,7 @@ def json_report(
         steps=tuple(_step(row, most_payload_bytes) for row in drawn.rows),
         notes=tuple(NoteDocument(note.at, note.by, note.text) for note in drawn.notes),
     )
-    return _encode(document).decode()
+    return _encode(document).decode("utf-8", "replace")  # nobody has read the payloads
 
 
 _encode = msgspec.json.Encoder().encode

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from ._timeline import Row, RowStatus
 from ._words import duration_text
 
-__all__ = ["fold", "hidden_text", "how_many", "shown"]
+__all__ = ["fold", "hidden_text", "how_many"]
 
 _URGENCY: dict[RowStatus, int] = {
     "failed": 0,
@@ -29,13 +29,14 @@ def fold(children: Sequence[Row], most: int) -> tuple[list[Row], list[Row]]:
     """Which of a step's children are shown, and which are summed up.
 
     As many as ``most`` are all shown. Of more, those are that failed or have not ended, as many as
-    ``most``, and the few that took longest of those that are done. Both lists keep the order.
+    ``most``, and a few of those that are done: that were tried again or cut off, that would save
+    most, that took longest. Both lists keep the order.
     """
     if len(children) <= most:
         return list(children), []
     ranked = sorted(
         range(len(children)),
-        key=lambda i: (_URGENCY[children[i].status], -children[i].saving, -children[i].span, i),
+        key=lambda i: (_URGENCY[children[i].status], *_worth(children[i]), i),
     )
     urgent = [i for i in ranked if children[i].status not in _QUIET][:most]
     slow = [i for i in ranked if children[i].status == "done"][: min(_SLOW, most - len(urgent))]
@@ -44,6 +45,11 @@ def fold(children: Sequence[Row], most: int) -> tuple[list[Row], list[Row]]:
         [child for place, child in enumerate(children) if place in kept],
         [child for place, child in enumerate(children) if place not in kept],
     )
+
+
+def _worth(row: Row) -> tuple[bool, float, float]:
+    """Sorts those first that are most worth looking at."""
+    return (row.attempt == 1 and not row.wasted, -row.saving, -row.span)
 
 
 def hidden_text(hidden: Sequence[Row]) -> str:
@@ -65,18 +71,6 @@ def how_many(root: Row, most_rows: int) -> int:
         if _drawn(root, most, most_rows) <= most_rows:
             return most
     return _MEASURES[-1]
-
-
-def shown(root: Row, most_rows: int) -> list[Row]:
-    """The rows that are shown, parents first, at most so many."""
-    most = how_many(root, most_rows)
-    found: list[Row] = []
-    stack = [root]
-    while stack and len(found) < most_rows:
-        row = stack.pop()
-        found.append(row)
-        stack.extend(reversed(fold(row.children, most)[0]))
-    return found
 
 
 def _drawn(root: Row, most: int, enough: int) -> int:

@@ -6,14 +6,15 @@ from collections.abc import Iterator
 from html import escape
 from typing import Unpack
 
-from .._state import END, State, causes_of
+from .._state import END, State, causes_of, seconds
 from ._axis import tick_text, ticks
 from ._lines import BODY, KIND_WORDS, data, icon, key, text, when
 from ._look import Look, looked_at
 from ._outlook import (
     Part,
-    advice,
+    advised,
     critical_parts,
+    failed_at,
     headline,
     message_of,
     origins,
@@ -130,12 +131,13 @@ def _reasons(sheet: Sheet, store: str) -> Iterator[str]:
         verb = "It failed at" if line.status == "failed" else "Failed:"
         said = escape(message_of(failed[0])[:400])
         yield f'<p class="why">{verb} {_link(sheet, failed[0])}: {said}{more}</p>'
-    if line.end is None and (waiting := waits(line)):
+    if waiting := waits(line):
         more = f", and {len(waiting) - 1:,} more" if len(waiting) > 1 else ""
         said = escape(wait_text(waiting[0], line.now))
         yield f'<p class="why">It waits for {_link(sheet, waiting[0])}: {said}{more}</p>'
-    for advised in advice(line, store):
-        yield f'<p class="why">To do: {text(advised)}</p>'
+    for advice in advised(line, store):
+        command = f": <code>{text(advice.command)}</code>" if advice.command else ""
+        yield f'<p class="why">To do: {text(advice.text)}{command}</p>'
 
 
 def _tiles(sheet: Sheet) -> str:
@@ -309,7 +311,9 @@ def _handled(line: Timeline) -> list[Row]:
 
 def _failure(sheet: Sheet, row: Row) -> str:
     failure = None if row.node is None else row.node.failure
-    facts = [f"attempt {row.attempt}", when(row.until)] if row.attempt > 1 else [when(row.until)]
+    facts = [when(failed_at(row))]
+    if row.attempt > 1:
+        facts.insert(0, f"attempt {row.attempt}")
     if failure is not None and failure.kind != "raised":
         facts.insert(0, failure.kind)
     trace = "\n".join(trace_of(row))
@@ -448,7 +452,7 @@ def _notes(line: Timeline) -> str:
     if not line.notes:
         return ""
     items = "".join(
-        f'<li><span class="soft">{when(note.at.timestamp())}'
+        f'<li><span class="soft">{when(seconds(note.at) or 0.0)}'
         f"{f' by {text(note.by)}' if note.by else ''}</span>"
         f"<p>{escape(chr(10).join(lines_of(note.text)))}</p></li>"
         for note in line.notes

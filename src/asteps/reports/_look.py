@@ -19,12 +19,14 @@ class Look(TypedDict, total=False):
         now: Until when what goes on is drawn; the present time by default.
         held: Whether somebody holds the run; what is proceeding is interrupted if nobody does.
         saved_at: When the run was last saved, if that is known.
+        at_work: The store's summary says that a driver was at work then.
     """
 
     run_id: str
     now: datetime | None
     held: bool
     saved_at: datetime | None
+    at_work: bool
 
 
 def looked_at(run: State | Timeline, look: Look) -> Timeline:

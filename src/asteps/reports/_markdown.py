@@ -88,7 +88,7 @@ def _header(drawn: Timeline, store: str) -> Iterator[str]:
     if failed := origins(drawn):
         more = f", and {len(failed) - 1:,} more" if len(failed) > 1 else ""
         yield f"- First failed: {_name(failed[0])}: {_code(message_of(failed[0])[:500])}{more}"
-    if drawn.end is None and (waiting := waits(drawn)):
+    if waiting := waits(drawn):
         more = f", and {len(waiting) - 1:,} more" if len(waiting) > 1 else ""
         yield f"- Waits for {_name(waiting[0])}: {_text(wait_text(waiting[0], drawn.now))}{more}"
     for advice in advised(drawn, store):

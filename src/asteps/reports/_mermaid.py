@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Unpack
 
+from .._picture import encoded
 from .._state import State
 from ._fold import fold, hidden_text, how_many
 from ._look import Look, looked_at
@@ -102,10 +103,10 @@ def _task(label: str, tag: str, start: float, end: float) -> str:
 
 
 def _label(text: str, most: int = _MOST_NAME) -> str:
-    """A text of which Mermaid reads nothing but the text: all else are its entities."""
+    """A text of which Mermaid reads nothing but the text."""
     text = plain(text)
     text = f"{text[:most]}…" if len(text) > most else text
-    return "".join(c if c.isalnum() or c in _SAFE else f"#{ord(c)};" for c in text)
+    return encoded(text, _SAFE)
 
 
 def _axis(span: float) -> str:

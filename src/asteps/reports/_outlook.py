@@ -14,9 +14,9 @@ from ._words import duration_text, instant_text, lines_of, plain, time_text
 __all__ = [
     "Advice",
     "Part",
-    "advice",
     "advised",
     "critical_parts",
+    "failed_at",
     "headline",
     "message_of",
     "origins",
@@ -70,8 +70,14 @@ def origins(drawn: Timeline) -> list[Row]:
     found: list[Row] = []
     for row in _failures(drawn.root):
         _follow(row, found)
-    found.sort(key=lambda row: row.until)
+    found.sort(key=failed_at)
     return found
+
+
+def failed_at(row: Row) -> float:
+    """When a step failed, or its last attempt."""
+    backing_off = row.stretches[-1:] if row.status == "retrying" else ()
+    return next((s.start for s in backing_off if s.kind == "backoff"), row.until)
 
 
 def _failures(row: Row) -> list[Row]:
@@ -155,7 +161,13 @@ def trace_of(row: Row) -> list[str]:
 
 def wasteful(drawn: Timeline) -> list[Row]:
     """The steps whose work came to nothing, those with most of it first."""
-    return sorted((row for row in drawn.rows if row.wasted), key=lambda row: -row.wasted)
+    found = [row for row in drawn.rows if row.wasted and not _is_little(row, row.wasted)]
+    return sorted(found, key=lambda row: -row.wasted)
+
+
+def _is_little(row: Row, took: float) -> bool:
+    """Whether this is but the moment that a step with steps below it spends between them."""
+    return bool(row.children) and took < 0.01 * row.span
 
 
 class Advice(msgspec.Struct, frozen=True):
@@ -177,45 +189,73 @@ def advised(drawn: Timeline, store: str = "STORE") -> list[Advice]:
         drawn: The run.
         store: How commands name the store.
     """
+    found: list[Advice] = []
     if drawn.status == "failed":
-        return _about_failure(drawn, store)
-    if drawn.status == "interrupted":
-        return [Advice(f"{_AGAIN}: it goes on at the first step that is not done")]
-    if drawn.status == "reopened":
-        return [Advice(f"{_AGAIN}: it goes on with what was reopened")]
-    if drawn.status in ("pending", "retrying") and not drawn.held:
-        due = min((wake_of(row) or 0.0 for row in waits(drawn)), default=drawn.now)
-        if drawn.now - due > _LATE:
-            late = duration_text(drawn.now - due)
-            said = f"it has been due for {late} and nobody advances it: see to its worker, or"
-            return [Advice(f"{said} {_AGAIN}")]
-    return []
-
-
-def advice(drawn: Timeline, store: str = "STORE") -> list[str]:
-    """The same in one line each, with the commands."""
-    found = advised(drawn, store)
-    return [f"{each.text}: {each.command}" if each.command else each.text for each in found]
+        found = _about_failure(drawn, store)
+    elif drawn.status == "interrupted":
+        found = [Advice(f"{_AGAIN}: it goes on at the first step that is not done")]
+    elif drawn.status == "reopened":
+        found = [Advice(f"{_AGAIN}: it goes on with what was reopened")]
+    if drawn.end is not None:
+        found += _about_end(drawn, store)
+    return found + _about_waits(drawn)
 
 
 def _about_failure(drawn: Timeline, store: str) -> list[Advice]:
-    found: list[Advice] = []
-    for row in origins(drawn):
-        failure = None if row.node is None else row.node.failure
-        if failure is not None and failure.kind == "interrupted":
-            said = f"nobody knows whether {plain(row.path)!r} has had its effect: look; if it has"
-            command = _command(drawn, store, "set-result", row.path, "VALUE")
-            found.append(Advice(f"{said}, say what it came to", command))
-            break
-    said = f"once the cause is gone, recover it and {_AGAIN}"
-    return [*found, Advice(said, _command(drawn, store, "recover"))]
+    failed = origins(drawn)
+    unknown = [row for row in failed if _is_unknown(row)]
+    if not unknown:
+        said = f"once the cause is gone, recover it and {_AGAIN}"
+        return [Advice(said, _command(drawn, store, "recover"))]
+    path = unknown[0].path
+    said = f"nobody knows whether {plain(path)!r} has had its effect: look; if it has"
+    known = Advice(
+        f"{said}, say what it came to and {_AGAIN}",
+        _command(drawn, store, "set-result", path, "VALUE"),
+    )
+    said = "if it has not, recover it"
+    if len(failed) > 1:
+        said = "if none of them has, and once the cause of the others is gone, recover them"
+    return [known, Advice(f"{said} and {_AGAIN}", _command(drawn, store, "recover"))]
+
+
+def _is_unknown(row: Row) -> bool:
+    """Whether a step that may run only once was cut off."""
+    failure = None if row.node is None else row.node.failure
+    return failure is not None and failure.kind == "interrupted"
+
+
+def _about_end(drawn: Timeline, store: str) -> list[Advice]:
+    """About what runs after the run's end."""
+    status = next((row.status for row in drawn.root.children if row.name == END), "done")
+    if status == "failed" and drawn.status == "done":
+        said = "what runs after its end has failed: once the cause is gone, recover it"
+        return [Advice(f"{said} and {_AGAIN}", _command(drawn, store, "recover", END))]
+    if status in ("interrupted", "reopened"):
+        return [Advice(f"{_AGAIN}: what runs after its end is not done")]
+    return []
+
+
+def _about_waits(drawn: Timeline) -> list[Advice]:
+    """About what is due, and nobody calls."""
+    if drawn.held or drawn.status in ("interrupted", "reopened"):
+        return []
+    due = min((wake_of(row) or 0.0 for row in waits(drawn)), default=drawn.now)
+    if drawn.now - due <= _LATE:
+        return []
+    late = duration_text(drawn.now - due)
+    said = f"it has been due for {late} and nobody advances it: see to its worker, or"
+    return [Advice(f"{said} {_AGAIN}")]
 
 
 def _command(drawn: Timeline, store: str, verb: str, *words: str) -> str:
-    given = ["-s", store, drawn.run_id or "ID", *words]
-    if any(plain(word) != word for word in given):  # no shell would give these back unharmed
+    given = [drawn.run_id or "ID", *words]
+    if any(plain(word) != word for word in (store, *given)):  # no shell gives these back unharmed
         return ""
-    return " ".join(["asteps", verb, *(shlex.quote(word) for word in given)])
+    options = ["-s", store]
+    if any(word.startswith("-") for word in given):
+        options.append("--")  # what follows is no option
+    return shlex.join(["asteps", verb, *options, *given])
 
 
 def remarks(row: Row, now: float) -> list[str]:
@@ -243,7 +283,9 @@ def remarks(row: Row, now: float) -> list[str]:
         (row.lost_work, "lost work"),
         (row.idle, "idle"),
     ):
-        if took and not (what == "failed work" and row.failed_work == row.span):
+        if what == "failed work" and row.failed_work == row.span:
+            continue
+        if took and not (what.endswith("work") and _is_little(row, took)):
             found.append(f"{what} {duration_text(took)}")
     return found
 

@@ -14,15 +14,11 @@ import msgspec
 
 from .._state import ABSENT, Payload, State, seconds
 from ..errors import Failure
-from ._timeline import Kind, Row, RowStatus
+from ._rows import STATUSES, Kind, Row, RowStatus
 from ._words import lines_of, plain
 
-__all__ = ["KINDS", "STATUSES", "More", "Part", "Problem", "Record", "Recorder"]
+__all__ = ["KINDS", "More", "Part", "Problem", "Record", "Recorder"]
 
-STATUSES: tuple[RowStatus, ...] = (
-    *("done", "failed", "pending", "retrying", "proceeding", "interrupted", "reopened"),
-    "not begun",
-)
 KINDS: tuple[Kind, ...] = ("work", "failed", "lost", "wait", "backoff", "idle", "folded")
 
 MOST_PAYLOAD = 20_000  # characters of an info, a result or a traceback

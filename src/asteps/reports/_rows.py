@@ -5,17 +5,18 @@ All times are float seconds since the epoch. `timeline` makes it from a state tr
 
 from __future__ import annotations
 
-from typing import Literal, TypeAlias
+from typing import Literal, TypeAlias, get_args
 
 import msgspec
 
 from .._state import Note, State
 
-__all__ = ["Kind", "Row", "RowStatus", "Segment", "Stretch", "Timeline"]
+__all__ = ["STATUSES", "Kind", "Row", "RowStatus", "Segment", "Stretch", "Timeline"]
 
 RowStatus: TypeAlias = Literal[
     "done", "failed", "pending", "retrying", "proceeding", "interrupted", "reopened", "not begun"
 ]
+STATUSES: tuple[RowStatus, ...] = get_args(RowStatus)
 Kind: TypeAlias = Literal["work", "failed", "lost", "wait", "backoff", "idle", "folded"]
 
 

@@ -26,11 +26,12 @@ from __future__ import annotations
 
 from array import array
 from collections.abc import Sequence
-from datetime import datetime
-from typing import Final, TypeAlias
+from typing import TypeAlias, Unpack
 
 from .._paths import escape
 from .._state import State, moment
+from ._look import Look
+from ._rows import STATUSES
 from ._statistics_advice import advise
 from ._statistics_names import ANY, pattern_of
 from ._statistics_samples import Samples, rank
@@ -54,11 +55,6 @@ _NO_TYPE = "not recorded"
 
 _Cause: TypeAlias = tuple[str, bool]  # the type of a failure, and whether it was one below
 
-_STATUSES: Final[tuple[RowStatus, ...]] = (
-    *("done", "failed", "pending", "retrying", "proceeding", "interrupted", "reopened"),
-    "not begun",
-)
-
 
 class Statistics:
     """Statistics over runs, which are added one by one.
@@ -76,27 +72,14 @@ class Statistics:
     def __init__(self) -> None:
         self._functions: dict[str, _Function] = {}
 
-    def add(
-        self,
-        state: State,
-        /,
-        *,
-        run_id: str = "",
-        now: datetime | None = None,
-        held: bool = True,
-        saved_at: datetime | None = None,
-    ) -> None:
+    def add(self, state: State, /, **look: Unpack[Look]) -> None:
         """Add a run.
 
         Args:
             state: The root of its tree; it is neither changed nor kept.
-            run_id: Its id, by which the summary names examples.
-            now: As for `timeline`.
-            held: As for `timeline`: whether somebody holds the run.
-            saved_at: As for `timeline`.
+            **look: As for `timeline`; by its ``run_id`` the summary names examples.
         """
-        drawn = timeline(state, run_id=run_id, now=now, held=held, saved_at=saved_at)
-        self.add_timeline(drawn)
+        self.add_timeline(timeline(state, **look))
 
     def add_timeline(self, drawn: Timeline, /) -> None:
         """Add a run of which there is a timeline already."""
@@ -155,7 +138,7 @@ class _Path:
         self.runs = array("I")
         self.critical_runs = array("I")
         self.executions = self.first_attempts = 0
-        self.statuses: dict[RowStatus, int] = dict.fromkeys(_STATUSES, 0)
+        self.statuses: dict[RowStatus, int] = dict.fromkeys(STATUSES, 0)
         self.attempts: dict[int, int] = {}
         self.failures: dict[_Cause, tuple[int, float, str]] = {}  # count; start and id of the last
         self.work = Samples()
@@ -514,7 +497,8 @@ class _Function:
             idle=path.idle,
             failed_work=path.failed_work,
             lost_work=path.lost_work,
-            wasted_share=(path.failed_work + path.lost_work) / (path.own or 1.0),
+            wasted_share=(path.failed_work + path.lost_work)
+            / ((path.time if path.below else path.own) or 1.0),
             critical=path.critical,
             critical_share=path.critical / total,
             critical_runs=len(path.critical_runs),

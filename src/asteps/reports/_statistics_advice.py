@@ -53,7 +53,7 @@ def _causes(path: PathStatistics) -> list[str]:
     if path.idle > 0.2 * spent:
         found.append(f"nobody was at work on it for {share_text(path.idle, spent)} of its time")
     if path.wasted_share > 0.1:
-        found.append(f"{share_text(path.wasted, path.own)} of its work came to nothing")
+        found.append(f"{share_text(path.wasted_share, 1)} of its work came to nothing")
     if path.work.p50 and path.work.p95 > 5 * path.work.p50:
         often, seldom = duration_text(path.work.p50), duration_text(path.work.p95)
         found.append(f"one in twenty works {seldom} or longer, the median {often}")

@@ -14,7 +14,7 @@ from ._statistics_summary import (
     Spread,
     StatisticsSummary,
 )
-from ._statistics_text import counts_text, duration_words, trend_text
+from ._statistics_text import counts_text, duration_words, trend_text, wasted_text
 from ._words import duration_text, share_text
 
 __all__ = ["statistics_html"]
@@ -84,7 +84,7 @@ All of a function's add up to 100 %.</dd>
 <dt>saving</dt><dd>By how much the mean run would have been shorter, had the path's own time been \
 0: put together from what each run's state shows of the order of its steps.</dd>
 <dt>wasted</dt><dd>Own work of attempts that failed and of bodies that were cut off, as a share of \
-own work.</dd>
+own work; of a step with steps below, of its time.</dd>
 <dt>trend</dt><dd>The median work of the last quarter of the runs, by their start, against that of \
 those before; shown where the 99 % confidence intervals of the two medians do not overlap, \
 <b>=</b> where they do.</dd>
@@ -172,7 +172,7 @@ def _row(path: PathStatistics, scale: tuple[float, float]) -> str:
             _number(path.critical, share_text(path.critical_share, 1) if path.critical else ""),
             f'<td data-v="{path.critical}">{_bar(path.critical_share)}</td>',
             _number(path.saving, data(path.saving) if path.saving else ""),
-            _number(path.wasted_share, share_text(path.wasted_share, 1) if path.wasted else ""),
+            _number(path.wasted_share, wasted_text(path)),
             _trend(path),
             "</tr>",
         )

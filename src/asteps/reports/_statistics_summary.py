@@ -111,7 +111,7 @@ class PathStatistics(msgspec.Struct, frozen=True, rename="camel"):
         idle: While nobody was to work on it, in total.
         failed_work: Own work of attempts that failed, in total.
         lost_work: Own work of bodies that were cut off, in total.
-        wasted_share: Both as a share of ``own``.
+        wasted_share: Both as a share of ``own``; of ``time``, where there are steps below.
         critical: Own time on the critical path of runs, in total.
         critical_share: As a share of the time of all runs; those of all paths add up to 1.
         critical_runs: In how many runs it was on the critical path.

@@ -10,7 +10,7 @@ from typing import TypeAlias
 from ._statistics_summary import FunctionStatistics, PathStatistics, StatisticsSummary
 from ._words import columns, cut, duration_text, instant_text, pad, plain, share_text
 
-__all__ = ["counts_text", "duration_words", "statistics_text", "trend_text"]
+__all__ = ["counts_text", "duration_words", "statistics_text", "trend_text", "wasted_text"]
 
 _MOST_FAILURES = 8
 _LEAST_WIDTH = 40
@@ -97,6 +97,11 @@ def duration_words(of: FunctionStatistics) -> str:
 # --- the table ------------------------------------------------------------------------------------
 
 
+def wasted_text(path: PathStatistics) -> str:
+    """What share of a path's work came to nothing, if it is worth a word."""
+    return share_text(path.wasted_share, 1) if path.wasted_share >= 0.005 else ""
+
+
 def trend_text(path: PathStatistics) -> str:
     """By how much it has changed lately, if that is more than chance."""
     trend = path.trend
@@ -120,7 +125,7 @@ _COLUMNS: tuple[_Column, ...] = (
     ("max", 9, lambda _, p: duration_text(p.work.max) if p.work.count else ""),
     ("wait p95", 4, lambda _, p: _waited(p)),
     ("critical", 3, lambda _, p: share_text(p.critical_share, 1) if p.critical else ""),
-    ("wasted", 5, lambda _, p: share_text(p.wasted, p.own) if p.wasted else ""),
+    ("wasted", 5, lambda _, p: wasted_text(p)),
     ("trend", 5, lambda _, p: trend_text(p)),
 )
 

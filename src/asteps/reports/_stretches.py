@@ -99,7 +99,7 @@ def _add(
         worked = min(worked, span)
         row.waited += span - worked
         row.worked += worked
-        row.own += worked
+        row.own += min(worked, _uncovered(start, end, cover)) if worked and cover else worked
     elif kind == "backoff":
         row.backed_off += span
     elif kind == "idle":

@@ -14,6 +14,7 @@ from ._look import Look, looked_at
 from ._outlook import (
     advised,
     critical_parts,
+    failed_at,
     headline,
     message_of,
     origins,
@@ -129,7 +130,7 @@ def _header(drawn: Timeline, style: _Style, width: int) -> Iterator[str]:
     if failed := origins(drawn):
         more = f" (and {len(failed) - 1:,} more)" if len(failed) > 1 else ""
         facts.append(f"first failed: {paths(failed[:1])}: {message_of(failed[0])[:500]}{more}")
-    if drawn.end is None and (waiting := waits(drawn)):
+    if waiting := waits(drawn):
         more = f" (and {len(waiting) - 1:,} more)" if len(waiting) > 1 else ""
         said = wait_text(waiting[0], drawn.now)
         facts.append(f"waits for {paths(waiting[:1])}: {said}{more}")
@@ -241,7 +242,7 @@ def _errors(drawn: Timeline) -> Iterator[str]:
     for row in failed[:_MOST_ERRORS]:
         yield ""
         where = plain(row.path) or "the run itself"
-        yield f"Error in {where} at {time_text(row.until, drawn.start)}"
+        yield f"Error in {where} at {time_text(failed_at(row), drawn.start)}"
         yield f"  {message_of(row)}"
         for line in trace_of(row):
             yield f"  {line}"

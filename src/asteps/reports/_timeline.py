@@ -40,6 +40,7 @@ def timeline(
     now: datetime | None = None,
     held: bool = True,
     saved_at: datetime | None = None,
+    at_work: bool = False,
 ) -> Timeline:
     """Make a run's tree into a timeline.
 
@@ -50,10 +51,12 @@ def timeline(
         held: Whether somebody holds the run. If nobody does, what is proceeding in the tree is
             shown as interrupted.
         saved_at: When the run was last saved, if that is known: as long was somebody at work on it.
+        at_work: The store's summary says that a driver was at work when it last saved. The tree
+            cannot know: a start is saved with what comes next, so all that it shows may wait.
     """
     looked = seconds(now)
     looked = time.time() if looked is None else looked
-    drawing = _Drawing(state, looked, held=held, saved_at=seconds(saved_at))
+    drawing = _Drawing(state, looked, held=held, at_work=at_work, saved_at=seconds(saved_at))
     root = drawing.root
     start, until = root.start, root.until
     if start is None:
@@ -84,14 +87,17 @@ def timeline(
 class _Drawing:
     """Makes the rows of a tree, and knows meanwhile what is true of the whole run."""
 
-    def __init__(self, state: State, now: float, *, held: bool, saved_at: float | None) -> None:
+    def __init__(
+        self, state: State, now: float, *, held: bool, at_work: bool, saved_at: float | None
+    ) -> None:
         self.now = now
         self.rows: list[Row] = []
         self.done = self.total = 0
         self._held = held
+        self._at_work = at_work
         self._crash = _last_crash(state)
         until = now
-        if state._done is None and not _goes_on(state, held=held):
+        if state._done is None and not (held if at_work else _goes_on(state, held=held)):
             until = max(_last_sign(state), saved_at or _NEVER)
         self.root = self._row(state, "", 0, until, "open")
 
@@ -191,6 +197,8 @@ class _Drawing:
             return "not begun" if row.start is None else "reopened"
         if above in ("failed", "settled"):
             return "interrupted"
+        if self._at_work and not row.depth:
+            return "proceeding" if self._held else "interrupted"
         if wakes:
             return "retrying" if node.errs else "pending"
         if detail is not None and detail.phases and detail.phases[-1].status == "interrupted":
@@ -227,7 +235,7 @@ class _Drawing:
 
 
 def _at(phase: Phase) -> float:
-    return phase.since.timestamp()
+    return seconds(phase.since) or 0.0
 
 
 def _goes_on(root: State, *, held: bool) -> bool:

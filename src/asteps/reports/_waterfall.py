@@ -5,7 +5,8 @@ from __future__ import annotations
 import msgspec
 
 from ._lines import KIND_WORDS, Scale, line, plotted
-from ._records import KINDS, STATUSES, Record, Recorder
+from ._records import KINDS, Record, Recorder
+from ._rows import STATUSES
 from ._timeline import Row, Timeline
 from ._words import duration_text, plain
 

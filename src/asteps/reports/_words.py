@@ -10,6 +10,7 @@ import unicodedata
 from datetime import UTC, datetime
 from typing import Literal, TypeAlias
 
+from .. import _picture
 from .._state import ABSENT, Payload, seconds
 from ._timeline import RowStatus
 
@@ -30,16 +31,9 @@ __all__ = [
 
 Side: TypeAlias = Literal["left", "right"]
 
-MARKS: dict[RowStatus, str] = {
-    "done": "✓",
-    "failed": "✗",
-    "pending": "…",
-    "retrying": "↻",
-    "proceeding": "▶",
-    "interrupted": "!",
-    "reopened": "↺",
-    "not begun": "·",
-}
+MARKS: dict[RowStatus, str] = dict(
+    [*_picture.MARKS.items(), ("interrupted", "!"), ("reopened", "↺")]
+)
 ASCII_MARKS: dict[RowStatus, str] = {
     "done": "+",
     "failed": "x",
@@ -67,7 +61,7 @@ def plain(text: str) -> str:
     made: list[str] = []
     piled = 0
     for char in text:
-        piled = piled + 1 if not char.isascii() and unicodedata.combining(char) else 0
+        piled = piled + 1 if not char.isascii() and _is_mark(char) else 0
         made.append(char if char.isprintable() and piled <= _MOST_MARKS else _escaped(char))
     return "".join(made)
 
@@ -75,6 +69,10 @@ def plain(text: str) -> str:
 def lines_of(text: str) -> list[str]:
     """Text of several lines, such as a traceback, each line `plain`; tabs are spaces."""
     return [plain(line) for line in text.expandtabs(4).split("\n")]
+
+
+def _is_mark(char: str) -> bool:
+    return unicodedata.category(char) in ("Mn", "Me")
 
 
 def _escaped(char: str) -> str:
@@ -107,7 +105,7 @@ def columns(text: str) -> int:
 
 
 def _columns(char: str) -> int:
-    if unicodedata.category(char) in ("Mn", "Me"):
+    if _is_mark(char):
         return 0
     return 2 if unicodedata.east_asian_width(char) in "WF" else 1
 

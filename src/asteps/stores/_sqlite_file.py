@@ -9,11 +9,12 @@ import errno
 import os
 import sqlite3
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import closing, contextmanager
 from pathlib import Path
-from typing import Final, Literal, TypeVar
+from typing import Any, Final, Literal, TypeVar, get_args
 
+from .._store import Status, Summary
 from ..errors import (
     StateFormatError,
     StoreError,
@@ -25,11 +26,13 @@ from ..errors import (
 __all__ = [
     "APPLICATION_ID",
     "BUSY_SECONDS",
+    "STATUSES",
     "Synchronous",
     "check",
     "look",
     "newest_format",
     "open_file",
+    "summary_of",
     "translated",
 ]
 
@@ -93,6 +96,10 @@ _STEPS: tuple[tuple[str, ...], ...] = (
     ),
 )
 _TABLES = {"runs", "records"}
+
+STATUSES: Final = frozenset(get_args(Status))
+# Seconds since the epoch: from the year 1 to 9999, but for two days that time zones may need.
+_FIRST, _LAST = -62_135_424_000.0, 253_402_128_000.0
 
 _FORMAT = {sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB, sqlite3.SQLITE_ERROR}
 _REFUSED = {
@@ -324,6 +331,31 @@ def check(conn: sqlite3.Connection, path: str, *, tables: bool) -> int:
                 "left as it is: restore a backup, or give another path"
             )
     return int(version)
+
+
+def summary_of(path: str, id: object, columns: Sequence[Any]) -> Summary:
+    """The summary in a row, in which anybody may have written anything.
+
+    Raises:
+        StateFormatError: It is none.
+    """
+    name, status, epoch, owner, *times = columns
+    if status not in STATUSES:
+        odd = f"has the unknown status {status!r:.100}"
+    elif not (
+        isinstance(id, str)
+        and isinstance(name, str)
+        and isinstance(epoch, int)
+        and (owner is None or isinstance(owner, str))
+    ):
+        odd = "has an id, a name, an epoch or an owner that is none"
+    elif not all(t is None or (isinstance(t, float) and _FIRST <= t <= _LAST) for t in times):
+        odd = "has a time that is none"
+    else:
+        return Summary(*columns)
+    raise StateFormatError(
+        f"{path!r}: run {id!r} {odd}; it was left as it is: correct it by hand, or upgrade asteps"
+    )
 
 
 def _migrate(conn: sqlite3.Connection, path: str) -> None:

@@ -7,18 +7,22 @@ from __future__ import annotations
 
 import os
 import sqlite3
-from typing import Any, Final, get_args
+from collections import Counter
+from collections.abc import Iterator
+from typing import Any
 
-from .._store import Holder, Status, StoreReport
-from ..errors import StoreRefusedError
+from .._store import Holder, StoreReport
+from ..errors import StateFormatError, StoreRefusedError
 from ._owner import Owner
-from ._sqlite_file import check, look, newest_format, translated
+from ._sqlite_file import check, look, newest_format, summary_of, translated
 
 __all__ = ["examine"]
 
 _COMPLAINTS = 20  # of SQLite about a damaged file, after which it need not go on
-_STATUSES: Final = frozenset(get_args(Status))
 
+_SUMMARIES = """
+    SELECT id, name, status, epoch, owner, created_at, updated_at, wake_at, done_at
+    FROM runs ORDER BY id"""
 _ORPHANS = "SELECT count(*) FROM records WHERE incarnation NOT IN (SELECT incarnation FROM runs)"
 _BARE = """
     SELECT id FROM runs
@@ -55,8 +59,7 @@ class _Examination:
     def report(self) -> StoreReport:
         version = self._version()
         self._check_integrity()
-        runs = self._runs()
-        held = self._held()
+        runs, held = self._read_runs()
         self._check_tables()
         facts = self._facts()
         return StoreReport(
@@ -94,27 +97,30 @@ class _Examination:
         found = [text for (text,) in self._rows(f"PRAGMA integrity_check({_COMPLAINTS})")]
         self._problems.extend(text for text in found if text != "ok")
 
-    def _runs(self) -> dict[str, int]:
-        counts = dict(self._rows("SELECT status, count(*) FROM runs GROUP BY status"))
-        if unknown := sorted(set(counts) - _STATUSES, key=str):
-            marks = ", ".join("?" * len(unknown))
-            query = f"SELECT id, status FROM runs WHERE status IN ({marks}) ORDER BY id"  # noqa: S608
-            for id, status in self._rows(query, *unknown):
-                self._damaged[id] = f"it has the unknown status {status!r}"
-        return {status: n for status, n in sorted(counts.items()) if status in _STATUSES}
-
-    def _held(self) -> tuple[Holder, ...]:
-        rows = self._rows("SELECT id, owner FROM runs WHERE owner IS NOT NULL ORDER BY id")
+    def _read_runs(self) -> tuple[dict[str, int], tuple[Holder, ...]]:
+        """How many there are of each status, and which are held."""
+        counts = Counter[str]()
+        held: list[tuple[str, str]] = []
+        for id, *columns in self._rows(_SUMMARIES):
+            try:
+                summary = summary_of(self._path, id, columns)
+            except StateFormatError as exc:
+                self._damaged[str(id)] = str(exc)
+                continue
+            counts[summary.status] += 1
+            if summary.owner is not None:
+                held.append((id, summary.owner))
         owners = Owner(self._path)
-        living = {owner: owners.alive(owner) for owner in {owner for _, owner in rows}}
-        return tuple(Holder(id, owner, living[owner]) for id, owner in rows)
+        living = {owner: owners.alive(owner) for owner in {owner for _, owner in held}}
+        holders = tuple(Holder(id, owner, living[owner]) for id, owner in held)
+        return dict(sorted(counts.items())), holders
 
     def _check_tables(self) -> None:
         for (count,) in self._rows(_ORPHANS):
             if count:
                 self._problems.append(f"{count} records belong to no run; nothing reads them")
         for (id,) in self._rows(_BARE):
-            self._damaged.setdefault(id, "it has no root record")
+            self._damaged.setdefault(str(id), "it has no root record")
 
     def _facts(self) -> dict[str, str | int]:
         facts: dict[str, str | int] = {"sqlite_version": sqlite3.sqlite_version}
@@ -127,12 +133,11 @@ class _Examination:
             facts["records"] = records
         return facts
 
-    def _rows(self, query: str, *values: object) -> list[Any]:
-        """What a query finds; if it finds damage, that is noted, and nothing found."""
+    def _rows(self, query: str) -> Iterator[Any]:
+        """What a query finds until it finds damage, which is noted."""
         try:
-            return self._conn.execute(query, values).fetchall()
+            yield from self._conn.execute(query)
         except sqlite3.DatabaseError as exc:
             text = f"reading it stopped: {exc}"
             if text not in self._problems:
                 self._problems.append(text)
-            return []

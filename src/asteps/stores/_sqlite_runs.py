@@ -10,7 +10,7 @@ import os
 import re
 import sqlite3
 from collections.abc import Callable, Sequence
-from typing import Any, Final, get_args
+from typing import Any
 
 from .._loop import Wakeup
 from .._store import Browsed, RunFilter, Scanned, Status, StoredRun, Summary
@@ -22,12 +22,11 @@ from ..errors import (
     StoreUnavailableError,
 )
 from ._owner import Owner
-from ._sqlite_file import Synchronous, open_file, translated
+from ._sqlite_file import STATUSES, Synchronous, open_file, summary_of, translated
 
 __all__ = ["Call", "Runs", "fail"]
 
 _REVISION = re.compile(r"([1-9][0-9]{0,17})-([1-9][0-9]{0,17})", re.ASCII)
-_STATUSES: Final = frozenset(get_args(Status))
 
 # The comparison is the update's own condition: a save that comes too late changes no row, and so
 # needs no savepoint beside the others of its transaction.
@@ -51,7 +50,7 @@ _LOAD = """
 _LOAD_RECORDS = "SELECT key, data FROM records WHERE incarnation = ?"
 _LIST = """
     SELECT id, name, status, epoch, owner, created_at, updated_at, wake_at, done_at
-    FROM runs WHERE {} ORDER BY id LIMIT ?"""
+    FROM runs WHERE {} ORDER BY id"""
 _SCAN = """
     SELECT incarnation, saves, id, name, status, epoch, owner, created_at, updated_at, wake_at,
         done_at
@@ -228,7 +227,7 @@ class Runs:
             return None
         incarnation, saves, *columns = found
         records = dict(self._conn.execute(_LOAD_RECORDS, (incarnation,)).fetchall())
-        return StoredRun(records, f"{incarnation}-{saves}", self._summary(id, columns))
+        return StoredRun(records, f"{incarnation}-{saves}", summary_of(self._path, id, columns))
 
     def save(
         self,
@@ -290,8 +289,14 @@ class Runs:
         given = {"id > ?": after, "status = ?": status, "name = ?": name}
         where = {clause: value for clause, value in given.items() if value is not None}
         query = _LIST.format(" AND ".join(where) or "true")
-        rows = self._conn.execute(query, (*where.values(), limit)).fetchall()
-        return [(id, self._summary(id, columns)) for id, *columns in rows]
+        found: list[tuple[str, Summary]] = []
+        with contextlib.closing(self._conn.execute(query, (*where.values(),))) as rows:
+            for id, *columns in rows:
+                with contextlib.suppress(StateFormatError):
+                    found.append((id, summary_of(self._path, id, columns)))
+                    if len(found) >= limit:
+                        break
+        return found
 
     def browse(self, wanted: RunFilter, before: tuple[float, str] | None, limit: int) -> Browsed:
         """See `BrowseStore.browse`."""
@@ -315,9 +320,9 @@ class Runs:
         for id, *columns in rows[:limit]:
             last = (columns[5], id)
             try:
-                page.append((id, self._summary(id, columns)))
+                page.append((id, summary_of(self._path, id, columns)))
             except StateFormatError as exc:
-                damaged[id] = exc
+                damaged[str(id)] = exc
         return Browsed(page, damaged, last if len(rows) > limit else None)
 
     def scan(self, wanted: RunFilter, after: str | None, limit: int) -> Scanned:
@@ -337,9 +342,9 @@ class Runs:
                 return Scanned(page, damaged, last)
             last = id
             try:
-                summary = self._summary(id, columns)
+                summary = summary_of(self._path, id, columns)
             except StateFormatError as exc:
-                damaged[id] = exc
+                damaged[str(id)] = exc
                 continue
             records = dict(self._conn.execute(_LOAD_RECORDS, (incarnation,)).fetchall())
             size += sum(map(len, records.values()))
@@ -355,21 +360,13 @@ class Runs:
             raise BusyError(id, owner)
         return self._owner.take()
 
-    def _summary(self, id: str, columns: list[Any]) -> Summary:
-        if columns[1] not in _STATUSES:
-            raise StateFormatError(
-                f"{self._path!r}: run {id!r} has the unknown status {columns[1]!r}; it was left as "
-                "it is: correct it by hand, or upgrade asteps"
-            )
-        return Summary(*columns)
-
 
 def _where(wanted: RunFilter) -> tuple[list[str], list[object]]:
     """A filter as conditions, at least one, and the values in them."""
     where, values = ["true"], list[object]()
     if wanted.statuses:
         # What is unknown here is damage, and to be seen whatever is asked for.
-        known = sorted(_STATUSES.difference(wanted.statuses))
+        known = sorted(STATUSES.difference(wanted.statuses))
         where.append(f"status NOT IN ({', '.join('?' * len(known))})")
         values += known
     given = {

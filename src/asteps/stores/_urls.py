@@ -4,17 +4,18 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import AsyncIterator, Callable, Mapping
-from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from collections.abc import AsyncIterator, Callable, Generator, Mapping
+from contextlib import AbstractAsyncContextManager, asynccontextmanager, contextmanager
+from functools import partial
 from typing import Final, NamedTuple
 from urllib.parse import parse_qsl, unquote, urlsplit
 
 from anyio import CancelScope, to_thread
 
 from .._store import Store
-from ..errors import UsageError
+from ..errors import AstepsError, UsageError
 
-__all__ = ["GROUP", "open_store"]
+__all__ = ["GROUP", "open_store", "scheme_of"]
 
 GROUP: Final = "asteps.stores"  # entry points: scheme = function(url, *, create) -> Store
 
@@ -85,12 +86,17 @@ async def _opened(url: str, create: bool) -> AsyncIterator[Store]:  # noqa: FBT0
             await store.aclose()
 
 
+def scheme_of(url: str, /) -> str | None:
+    """The scheme of a URL, in lower case; a path has none."""
+    match = _SCHEME.match(url)
+    return None if match is None else match[1].lower()
+
+
 def _find(url: str, create: bool) -> Callable[[], Store]:  # noqa: FBT001 - as it was given
     """What makes the store. Looks at the disk, so it runs in a thread."""
     if not url or "\0" in url:
         raise UsageError(f"{url!r} names no store{_HOW}")
-    if match := _SCHEME.match(url):
-        scheme = match[1].lower()
+    if (scheme := scheme_of(url)) is not None:
         if scheme not in _OURS:
             return _registered(scheme, url, create)
         place = _parse(scheme, url)
@@ -211,6 +217,25 @@ _OURS: Final[Mapping[str, Callable[[_Place, bool], Callable[[], Store]]]] = {
 # --- those of other packages ----------------------------------------------------------------------
 
 
+def _make(scheme: str, make: Callable[..., Store], url: str, create: bool) -> Store:  # noqa: FBT001
+    with _reported(scheme):
+        return make(url, create=create)
+
+
+@contextmanager
+def _reported(scheme: str) -> Generator[None]:
+    """What a package raises that knows nothing of our errors: its message may have the URL."""
+    try:
+        yield
+    except AstepsError:
+        raise
+    except Exception as exc:
+        raise UsageError(
+            f"the package that has stores by {scheme}: could not open this one "
+            f"({type(exc).__name__}); see what it says of its URLs, and what it needs installed"
+        ) from exc
+
+
 def _registered(scheme: str, url: str, create: bool) -> Callable[[], Store]:  # noqa: FBT001
     """A store that an installed package registers; of the URL only the scheme is repeated."""
     from importlib.metadata import entry_points  # noqa: PLC0415 - slow to import, seldom needed
@@ -219,8 +244,9 @@ def _registered(scheme: str, url: str, create: bool) -> Callable[[], Store]:  # 
     known = sorted({*_OURS, *entries.names})
     for entry in entries:
         if entry.name == scheme:
-            make: Callable[..., Store] = entry.load()
-            return lambda: make(url, create=create)
+            with _reported(scheme):
+                make: Callable[..., Store] = entry.load()
+            return partial(_make, scheme, make, url, create)
     raise UsageError(
         f"nothing that is installed knows stores by {scheme}: (known are "
         f"{', '.join(f'{name}:' for name in known)}); install the package that has it, which "
