@@ -25,7 +25,7 @@ from playwright.sync_api import Browser, Page
 
 import asteps
 from asteps import Retry, State, Step
-from asteps.reports import Row, Timeline, _records, _rows, _waterfall, html_report, timeline
+from asteps.reports import Row, Timeline, _rows, _waterfall, html_report, timeline
 from asteps.stores.memory import MemoryStore
 
 GOLDEN = Path(__file__).parent / "golden"
