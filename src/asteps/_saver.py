@@ -51,6 +51,7 @@ class Saver:
         revision: What the next save expects; ``None`` before the run exists.
         events: What to tell the observers after the next save.
         error: Why nothing can be saved any more.
+        ended_by: What ended the saver's task that is no error of a store; the driver raises it.
     """
 
     def __init__(
@@ -71,6 +72,7 @@ class Saver:
         self.revision = revision
         self.events: list[Event] = []
         self.error: StoreError | None = None
+        self.ended_by: BaseException | None = None
         self._store = store
         self._run_id = run_id
         self._clock = clock
@@ -181,7 +183,11 @@ class Saver:
         try:
             with self._scope:
                 await self._work()
+        except GeneratorExit:
+            raise  # the loop is gone
         except BaseException as exc:  # such as an observer's, which leaves the driver
+            if not isinstance(exc, anyio.get_cancelled_exc_class()):
+                self.ended_by = exc
             # A body that cannot be cancelled right now must not wait for a save for ever.
             self._give_up(StoreRefusedError(f"run {self._run_id!r}: its saver ended by {exc!r}"))
             raise

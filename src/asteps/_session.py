@@ -357,6 +357,8 @@ class Session:
             # of that arrives once more, here, and is nobody's wish to cancel the caller.
             if saver.error is None or is_cancellation(exc):
                 raise
+        if saver.ended_by is not None:  # Python 3.13's task groups may lose it
+            raise saver.ended_by
         if error is not None:
             raise error
         if saver.error is not None:
