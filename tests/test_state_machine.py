@@ -22,6 +22,7 @@ import msgspec
 import pytest
 from anyio.lowlevel import checkpoint
 from clocks import FakeClock
+from folding import FoldingStore
 from hypothesis import HealthCheck, Phase, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import (
@@ -118,10 +119,10 @@ STEPS = 12  # that happen to a run before it is driven to its end
 class World:
     """What outlives every process: the clock, the storage, and what bodies did to the outside."""
 
-    def __init__(self, program: Node) -> None:
+    def __init__(self, program: Node, *, folds: bool) -> None:
         self.program = program
         self.clock = FakeClock()
-        self.storage = MemoryStore()
+        self.storage = FoldingStore() if folds else MemoryStore()
         self.complaints: list[str] = []
         self.observers: list[Any] = []
         self.settled: dict[str, Any] = {}  # what done steps returned: they never run again
@@ -544,9 +545,9 @@ class Machine(RuleBasedStateMachine):
         self.known: Knowledge = {}
         self.added = 0
 
-    @initialize(program=programs(), ending=undisturbed)
-    def begin(self, program: Node, ending: How) -> None:
-        self.world = World(program)
+    @initialize(program=programs(), folds=st.booleans(), ending=undisturbed)
+    def begin(self, program: Node, folds: bool, ending: How) -> None:
+        self.world = World(program, folds=folds)
         self.ending = ending
         self.fine = True
 

@@ -31,6 +31,7 @@ from ._step import Group, Step
 from ._store import (
     Browsed,
     BrowseStore,
+    FoldStore,
     Holder,
     InspectStore,
     LeaseStore,
@@ -80,6 +81,7 @@ __all__ = [
     "Event",
     "Failed",
     "Failure",
+    "FoldStore",
     "Group",
     "Holder",
     "InfoSaved",

@@ -17,7 +17,7 @@ from ._options import check_id
 from ._saver import until_known
 from ._session import changed_records
 from ._state import State, latest_time, put_down, seconds, settle
-from ._store import LeaseStore, Status, Store, StoredRun, Summary
+from ._store import FoldStore, LeaseStore, Status, Store, StoredRun, Summary
 from .errors import StoreUnavailableError, UncertainWriteError, UsageError
 
 __all__ = [
@@ -100,10 +100,10 @@ async def edit_run(store: Store, id: str, /) -> AsyncIterator[State]:
             if owner is not None:
                 revision = await save({}, structs.replace(released, owner=owner), 1)
             yield root
-            changes = changed_records(stored.records, root)
+            changes = changed_records(stored.records, root, fold=isinstance(store, FoldStore))
             if changes:
                 put_down(root, stored.summary.updated_at)
-                changes = changed_records(stored.records, root)
+                changes = changed_records(stored.records, root, fold=isinstance(store, FoldStore))
                 released = _summary(root, released)
         finally:
             with anyio.CancelScope(shield=True):
@@ -257,7 +257,7 @@ async def put_run(
         changes: dict[str, bytes | None] = {}
         if stored is not None:
             changes.update(dict.fromkeys(stored.records))
-        changes.update(tree_as_records(root))
+        changes.update(tree_as_records(root, fold=isinstance(store, FoldStore)))
         epoch = 1 if stored is None else stored.summary.epoch + 1
         await _known(
             partial(

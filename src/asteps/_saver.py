@@ -17,7 +17,7 @@ from typing import NamedTuple, TypeVar
 import anyio
 
 from ._clock import Clock
-from ._codec import encode_record
+from ._codec import Folding, encode_record
 from ._events import Event
 from ._loop import Wakeup, current_loop
 from ._observers import Observers
@@ -68,6 +68,7 @@ class Saver:
         summarise: Callable[[], Summary],
         observers: Observers,
         lost: Callable[[StoreError], object],
+        folding: Folding | None = None,
     ) -> None:
         self.revision = revision
         self.events: list[Event] = []
@@ -83,6 +84,7 @@ class Saver:
         self._summarise = summarise
         self._observers = observers
         self._lost = lost
+        self._folding = folding
         self._touched: dict[str, State | None] = {}
         self._encoded: dict[str, bytes | None] = {}
         self._count = 0
@@ -227,8 +229,11 @@ class Saver:
     def _take(self) -> _Batch:
         """What belongs into the next save, encoded."""
         changes = dict(self._encoded)
-        for path, node in self._touched.items():
-            changes[path] = None if node is None else encode_record(node)
+        if self._folding is not None:
+            changes.update(self._folding.changes(self._touched))
+        else:
+            for path, node in self._touched.items():
+                changes[path] = None if node is None else encode_record(node)
         # Only now, as all that can fail is done: who waits must not be forgotten.
         self._wanted = self._closing  # once more then, to see that nothing is left
         self._last = self._last and not self._closing

@@ -10,7 +10,7 @@ from typing import Any
 import anyio
 
 from ._body import ending
-from ._codec import assemble, tree_as_records
+from ._codec import Folding, assemble, tree_as_records
 from ._events import PassEnded, PassStarted
 from ._failure import error_of
 from ._loop import is_cancellation
@@ -33,7 +33,7 @@ from ._state import (
     settle,
 )
 from ._step import Step
-from ._store import LeaseStore, Status, StoredRun, Summary
+from ._store import FoldStore, LeaseStore, Status, StoredRun, Summary
 from ._work import Work
 from .errors import AstepsError, BusyError, RunMismatchError, StepError, StoreError, UsageError
 
@@ -81,6 +81,12 @@ class Session:
         self.edited = self._edit()
         self.saver: Saver | None = None
         if o.store is not None and o.id is not None:
+            folds = isinstance(o.store, FoldStore)
+            records = {} if stored is None else stored.records
+            edits = (
+                changed_records(records, self.root, fold=folds) if self.edited and stored else {}
+            )
+            kept = {**records, **edits}
             self.saver = Saver(
                 o.store,
                 o.id,
@@ -93,9 +99,9 @@ class Session:
                 summarise=self._summary,
                 observers=self.observers,
                 lost=self._lost,
+                folding=Folding(self.root, (k for k, v in kept.items() if v)) if folds else None,
             )
-            if self.edited and stored is not None:
-                self.saver.put(changed_records(stored.records, self.root))
+            self.saver.put(edits)
 
     def _check_identity(self) -> None:
         o, record = self.options, self.record
@@ -372,9 +378,11 @@ def _only(group: BaseExceptionGroup[BaseException]) -> BaseException:
     return exc
 
 
-def changed_records(before: dict[str, bytes], root: State) -> dict[str, bytes | None]:
-    """What to save so that these records become this tree."""
-    after = tree_as_records(root)
+def changed_records(
+    before: dict[str, bytes], root: State, *, fold: bool = False
+) -> dict[str, bytes | None]:
+    """What to save so that these records become this tree, see `tree_as_records`."""
+    after = tree_as_records(root, fold=fold)
     changes: dict[str, bytes | None] = {k: v for k, v in after.items() if before.get(k) != v}
     changes.update((k, None) for k in before if k not in after)
     return changes

@@ -17,6 +17,7 @@ from .errors import StoreError
 __all__ = [
     "BrowseStore",
     "Browsed",
+    "FoldStore",
     "Holder",
     "InspectStore",
     "LeaseStore",
@@ -338,6 +339,20 @@ class ScanStore(Protocol):
                 where the runs are large; the last one says so by having no ``next``.
         """
         ...
+
+
+@runtime_checkable
+class FoldStore(Protocol):
+    """A store that wants few records: each costs it more than the bytes that it holds.
+
+    To it the core writes one record for a finished subtree, and takes it apart again when
+    something in it is run once more. Nothing else differs: any store may be given such records.
+
+    Attributes:
+        folds: Always true; that it is there is what counts.
+    """
+
+    folds: Literal[True]
 
 
 class Holder(NamedTuple):

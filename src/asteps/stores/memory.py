@@ -80,9 +80,9 @@ class MemoryStore:
         self._closed = False
         self._storage.clients[self._owner] = self
 
-    def client(self) -> MemoryStore:
+    def client(self) -> Self:
         """Another client of the same storage: open, with an owner of its own, in no loop yet."""
-        other = MemoryStore.__new__(MemoryStore)
+        other = type(self).__new__(type(self))
         other._storage = self._storage
         other._begin()
         return other

@@ -13,6 +13,7 @@ import msgspec
 from .._store import (
     Browsed,
     BrowseStore,
+    FoldStore,
     InspectStore,
     LeaseStore,
     ListStore,
@@ -164,6 +165,8 @@ class FaultyStore:
         if isinstance(store, InspectStore):
             self._inspector: InspectStore = store
             self.inspect: Callable[[], Awaitable[StoreReport]] = self._inspect
+        if isinstance(store, FoldStore):
+            self.folds: Literal[True] = True
         if isinstance(store, LeaseStore):
             self._leaser: LeaseStore = store
             self.acquire: Callable[..., Awaitable[str]] = self._acquire

@@ -54,6 +54,7 @@ class StoreConformance(
             ``False`` where nothing is said.
         scanning: Whether it is a `ScanStore`.
         inspecting: Whether it is an `InspectStore`.
+        folding: Whether it is a `FoldStore`.
         max_bytes: How large a run the store takes, in bytes of records; ``None`` where it takes
             1 MiB in one record and 2,000 records, which is then asked for. A larger run must be
             refused, and what was there must stay.

@@ -66,6 +66,7 @@ class Kit:
     leases: ClassVar[bool]
     listing: ClassVar[bool]
     browsing: ClassVar[bool] = False
+    folding: ClassVar[bool] = False
     scanning: ClassVar[bool] = False
     inspecting: ClassVar[bool] = False
     max_bytes: ClassVar[int | None] = None

@@ -8,6 +8,7 @@ import pytest
 
 from ..._store import (
     BrowseStore,
+    FoldStore,
     InspectStore,
     LeaseStore,
     ListStore,
@@ -25,6 +26,7 @@ CAPABILITIES = (
     (BrowseStore, "browsing"),
     (ScanStore, "scanning"),
     (InspectStore, "inspecting"),
+    (FoldStore, "folding"),
 )
 
 # Traps of file names, SQL, URLs, key prefixes and case-insensitive or normalising media.
