@@ -15,6 +15,7 @@ from functools import partial
 from typing import NamedTuple, TypeVar
 
 import anyio
+from msgspec.structs import replace
 
 from ._clock import Clock
 from ._codec import Folding, encode_record
@@ -88,6 +89,7 @@ class Saver:
         self._touched: dict[str, State | None] = {}
         self._encoded: dict[str, bytes | None] = {}
         self._count = 0
+        self._said: Summary | None = None  # with the last save
         self._loop = current_loop()
         self._waiting: list[Wakeup] = []  # for the next save to be done
         self._wanted = False  # somebody wants a save, be it without waiting for it
@@ -163,12 +165,17 @@ class Saver:
             within: Seconds that this may take; ``None`` for as long as the store needs.
         """
         if not self._closing and (self._count or self._owed):
-            self._last = True
+            self._last = self._owed or not self._has_said(self._summarise())
         self._closing = True
         self._wanted = True
         if within is not None:
             self._scope.deadline = min(self._scope.deadline, anyio.current_time() + within)
         self._wake()
+
+    def _has_said(self, summary: Summary) -> bool:
+        """Whether the last save has told the store what this one would."""
+        said = self._said
+        return said is not None and replace(said, updated_at=summary.updated_at) == summary
 
     async def ended(self) -> None:
         """Return when nothing is left to be saved; call `close` first, and this once.
@@ -241,13 +248,14 @@ class Saver:
         waiting, self._waiting = self._waiting, []
         events, self.events = self.events, []
         self._count += 1
+        self._said = self._summarise()
         return _Batch(
             waiting,
             events,
             changes,
             self.revision,
             f"{self._writer}.{self._count}",
-            self._summarise(),
+            self._said,
         )
 
     async def _finish(self, batch: _Batch, *, repeated: bool) -> None:
