@@ -90,7 +90,7 @@ def _facts(node: State) -> tuple[Any, ...]:
 
 def lived(program: Node, hows: list[tuple[How, int]], *observers: Any) -> list[Any]:
     """What comes of a run that is driven like this: of each pass, and what is in the store."""
-    world = World(program)
+    world = World(program, folds=False)
     world.observers = list(observers)
     came: list[Any] = []
     for how, seconds in hows:
