@@ -123,7 +123,7 @@ def lowest(session: nox.Session) -> None:
     """The examples run with the oldest dependencies that pyproject.toml admits."""
     oldest = [need.replace(">=", "==") for need in PROJECT["project"]["dependencies"]]
     examples = nox.project.dependency_groups(PROJECT, "examples")
-    session.install("-e", ".[aws,cli,otel,testing]", *oldest, *examples)
+    session.install("-e", ".[aws,cli,kopf,otel,testing]", *oldest, *examples)
     session.run("python", "-W", "error", "-c", IMPORT_ALL)
     run_examples(session)
 

@@ -22,7 +22,12 @@ import anyio.lowlevel
 import pytest
 import trio
 from blockbuster import BlockBuster
+from browser import MISSING as NO_BROWSER
+from browser import started_browser
 from hypothesis import HealthCheck, settings
+from kubectl import MISSING as NO_KUBECTL
+from kubernetes_server import MISSING as NO_SERVER
+from kubernetes_server import NO_START, Kube, a_kube
 from playwright.sync_api import Browser
 
 # --- hypothesis: HYPOTHESIS_PROFILE=nightly looks for longer, and elsewhere every time ------------
@@ -142,10 +147,40 @@ def _guards(request: pytest.FixtureRequest) -> Iterator[None]:
 @pytest.fixture(scope="module")
 def browser() -> Iterator[Browser]:
     """A Chromium. Its driver has an event loop in this thread: no async tests in such a module."""
-    from browser import started_browser
-
     with started_browser() as started:
         yield started
+
+
+# --- Kubernetes -----------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def kube() -> Iterator[Kube]:
+    """A namespace and a group of one's own on the API server that ``KUBECONFIG`` names."""
+    with a_kube() as kube:
+        yield kube
+
+
+# --- what was left out ----------------------------------------------------------------------------
+
+_LEFT_OUT = {
+    NO_BROWSER: (
+        "tests of web pages",
+        "apt-get install chromium, or ASTEPS_CHROMIUM=/path/to/it",
+    ),
+    NO_SERVER: (
+        "tests with a real Kubernetes API server",
+        "KUBECONFIG=/path/to/an/administrator's/kubeconfig",
+    ),
+    NO_KUBECTL: (
+        "tests of what kubectl shows",
+        "apt-get install kubernetes-client",
+    ),
+    NO_START: (
+        "tests that restart a Kubernetes API server",
+        "ASTEPS_KUBE_START=/path/to/a/program that starts one in the directory it is given",
+    ),
+}
 
 
 @pytest.hookimpl(wrapper=True, tryfirst=True)  # the outermost: what it says comes last
@@ -154,14 +189,12 @@ def pytest_terminal_summary(
 ) -> Generator[None, None, None]:
     """The last lines say loudly what was left out."""
     yield
-    opener = sys.modules.get("browser")
     skipped = terminalreporter.stats.get("skipped", [])
-    left_out = opener and sum(opener.MISSING in str(report.longrepr) for report in skipped)
-    if opener and left_out:
-        terminalreporter.line("")
-        terminalreporter.line(
-            f"NOT TESTED: {left_out} tests of web pages were left out: {opener.MISSING} "
-            "(apt-get install chromium, or ASTEPS_CHROMIUM=/path/to/it)",
-            red=True,
-            bold=True,
-        )
+    for missing, (what, cure) in _LEFT_OUT.items():
+        if left_out := sum(missing in str(report.longrepr) for report in skipped):
+            terminalreporter.line("")
+            terminalreporter.line(
+                f"NOT TESTED: {left_out} {what} were left out: {missing} ({cure})",
+                red=True,
+                bold=True,
+            )

@@ -1,0 +1,288 @@
+"""Records that do not lie in the status: in a ConfigMap or a Secret of the object's, or in a store.
+
+There the run is saved, loaded and compared; the status says where that is, and repeats the summary
+and what people see. It is written after the run, and what goes wrong with it is logged: the next
+save writes it again. That the records are elsewhere is written before the first of them is, so
+that two clients which were told different things do not each keep a run of their own.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import secrets
+from collections.abc import Generator, Mapping
+from typing import Protocol
+
+from .._store import Store, StoredRun, Summary
+from ..errors import (
+    ConflictError,
+    StateFormatError,
+    StoreError,
+    StoreRefusedError,
+    StoreUnavailableError,
+)
+from ._kubernetes_object import KeptObject, uid_of
+from ._kubernetes_runs import ObjectRuns, Sizes
+from ._kubernetes_status import LOGGER, StatusLayout
+from ._kubernetes_subtree import (
+    Json,
+    entry_of,
+    outlined,
+    run_of,
+    summary_of,
+)
+from ._kubernetes_transport import GoneError
+
+__all__ = ["Body", "BodyStore", "RunsElsewhere"]
+
+_LONGEST_ID = 440  # what is added stays below the 500 characters that a store takes
+_TRIES = 3  # writes of what people see, while others write the rest of the object
+_MOVES = 20  # likewise of where the records are, which has to be known
+
+
+class Body(Protocol):
+    """Where records are; told each time of the object that they are about."""
+
+    async def load(self, obj: Json, id: str) -> StoredRun | None:
+        """See `Store.load`."""
+        ...
+
+    async def all(self, obj: Json, ids: list[str]) -> dict[str, StoredRun | StateFormatError]:
+        """All runs; ``ids`` are those that the status knows of."""
+        ...
+
+    async def save(
+        self,
+        obj: Json,
+        id: str,
+        changes: Mapping[str, bytes | None],
+        *,
+        expected: str | None,
+        epoch: int,
+        write_id: str,
+        summary: Summary,
+    ) -> tuple[str, StoredRun | None]:
+        """See `Store.save`; the run besides, where it is at hand."""
+        ...
+
+    async def delete(self, obj: Json, id: str, *, expected: str) -> None:
+        """See `Store.delete`."""
+        ...
+
+    async def adopt(self, obj: Json, subtree: Json) -> None:
+        """Take over what the status holds."""
+        ...
+
+
+class RunsElsewhere:
+    """The runs about an object whose records are in a `Body`.
+
+    Args:
+        kept: The object.
+        layout: Its status.
+        sizes: How large it may become.
+        body: Where the records are.
+    """
+
+    def __init__(self, kept: KeptObject, layout: StatusLayout, sizes: Sizes, body: Body) -> None:
+        self._kept = kept
+        self._layout = layout
+        self._sizes = sizes
+        self._inline = ObjectRuns(kept, layout, sizes)
+        self._body = body
+
+    async def load(self, id: str) -> StoredRun | None:
+        """See `Store.load`."""
+        obj = await self._kept.read()
+        if obj is None:
+            return None
+        if self._is_inline(obj):
+            return self._inline.load_from(obj, id)
+        return await self._body.load(obj, id)
+
+    async def all(self) -> dict[str, StoredRun | StateFormatError]:
+        """All runs; those that are damaged as the error that says so."""
+        obj = await self._kept.read()
+        if obj is None:
+            return {}
+        if self._is_inline(obj):
+            return self._inline.all_from(obj)
+        return await self._body.all(obj, list(self._layout.subtree(obj)["runs"]))
+
+    async def save(
+        self,
+        id: str,
+        changes: Mapping[str, bytes | None],
+        *,
+        expected: str | None,
+        epoch: int,
+        write_id: str,
+        summary: Summary,
+    ) -> str:
+        """See `Store.save`."""
+        obj = await self._moved()
+        revision, run = await self._body.save(
+            obj,
+            id,
+            changes,
+            expected=expected,
+            epoch=epoch,
+            write_id=write_id,
+            summary=summary,
+        )
+        complete = run is not None or not self._layout.has_view
+        await self._tell(obj, id, run or StoredRun({}, revision, summary), complete=complete)
+        return revision
+
+    async def delete(self, id: str, *, expected: str) -> None:
+        """See `Store.delete`."""
+        obj = await self._kept.read()
+        if obj is None:
+            return
+        if self._is_inline(obj):
+            obj = await self._moved()
+        await self._body.delete(obj, id, expected=expected)
+        await self._tell(obj, id, None)
+
+    def _is_inline(self, obj: Json) -> bool:
+        """Whether the status still has all: it was written, and does not say otherwise."""
+        subtree = self._layout.subtree(obj)
+        return "body" not in subtree and subtree["seq"] > 0
+
+    async def _moved(self) -> Json:
+        """The object, once its status says where the records are."""
+        for _ in range(_MOVES):
+            obj = self._kept.seen or await self._kept.read()
+            if obj is None:
+                raise StoreRefusedError(
+                    f"{self._kept.ref} is gone, and its runs with it: nothing was written"
+                ) from GoneError(f"there is no {self._kept.ref}")
+            subtree = self._layout.subtree(obj)
+            if "body" in subtree:
+                return obj
+            if subtree["seq"] > 0:
+                await self._body.adopt(obj, subtree)
+            new = outlined(subtree, "", None, body=self._layout.body)
+            await self._inline.write(obj, new, "", None, self._layout.where)
+        raise StoreUnavailableError(
+            f"{self._kept.ref} was changed by others {_MOVES} times while it was to be written; "
+            "nothing was written: who else writes it all the time?"
+        )
+
+    async def _tell(
+        self, about: Json, id: str, run: StoredRun | None, *, complete: bool = True
+    ) -> None:
+        """Write into the status what it says of a run; the run itself is safe, or removed."""
+        try:
+            if not complete:
+                run = await self._body.load(about, id)
+            for _ in range(_TRIES):
+                obj = self._kept.seen or await self._kept.read()
+                if obj is None or uid_of(obj) != uid_of(about):
+                    return
+                new = outlined(self._layout.subtree(obj), id, run, body=self._layout.body)
+                if await self._inline.write(obj, new, id, run, self._layout.where):
+                    return
+        except StoreError as exc:
+            LOGGER.warning(
+                "run %r is %s, but %s does not show it: %s",
+                id,
+                "removed" if run is None else "saved",
+                self._layout.where,
+                exc,
+            )
+
+
+# --- another store ------------------------------------------------------------------------------
+
+
+class BodyStore:
+    """A `Body` in a store, under ids that tell objects of one name apart.
+
+    Args:
+        store: The store; who made it closes it.
+    """
+
+    def __init__(self, store: Store) -> None:
+        self._store = store
+
+    async def load(self, obj: Json, id: str) -> StoredRun | None:
+        """See `Body.load`."""
+        return await self._store.load(_id_in_store(obj, id))
+
+    async def all(self, obj: Json, ids: list[str]) -> dict[str, StoredRun | StateFormatError]:
+        """See `Body.all`."""
+        found: dict[str, StoredRun | StateFormatError] = {}
+        for id in ids:
+            try:
+                run = await self.load(obj, id)
+            except StateFormatError as exc:
+                found[id] = exc
+            else:
+                if run is not None:
+                    found[id] = run
+        return found
+
+    async def save(
+        self,
+        obj: Json,
+        id: str,
+        changes: Mapping[str, bytes | None],
+        *,
+        expected: str | None,
+        epoch: int,
+        write_id: str,
+        summary: Summary,
+    ) -> tuple[str, StoredRun | None]:
+        """See `Body.save`."""
+        with _in_terms_of(id):
+            revision = await self._store.save(
+                _id_in_store(obj, id),
+                changes,
+                expected=expected,
+                epoch=epoch,
+                write_id=write_id,
+                summary=summary,
+            )
+        return revision, None
+
+    async def delete(self, obj: Json, id: str, *, expected: str) -> None:
+        """See `Body.delete`."""
+        with _in_terms_of(id):
+            await self._store.delete(_id_in_store(obj, id), expected=expected)
+
+    async def adopt(self, obj: Json, subtree: Json) -> None:
+        """See `Body.adopt`. The revisions are new ones: who has an old one has to load again."""
+        where = f"the status of {obj['metadata']['name']}"
+        for id in subtree["runs"]:
+            entry = entry_of(subtree, id, where)
+            if entry is None:
+                continue
+            key = _id_in_store(obj, id)
+            old = await self._store.load(key)
+            changes: dict[str, bytes | None] = {} if old is None else dict.fromkeys(old.records)
+            changes |= run_of(entry, id, "", where).records
+            await self._store.save(
+                key,
+                changes,
+                expected=None if old is None else old.revision,
+                epoch=entry.epoch,
+                write_id=secrets.token_hex(16),
+                summary=summary_of(entry, id, where),
+            )
+
+
+@contextlib.contextmanager
+def _in_terms_of(id: str) -> Generator[None, None, None]:
+    """Have conflicts name the run as the caller does."""
+    try:
+        yield
+    except ConflictError as exc:
+        raise ConflictError(id, exc.expected, exc.found) from exc
+
+
+def _id_in_store(obj: Json, id: str) -> str:
+    if len(id) > _LONGEST_ID:
+        id = f"{id[: _LONGEST_ID - 64]}{hashlib.sha256(id.encode()).hexdigest()}"
+    return f"{id}@{uid_of(obj)}"
