@@ -1,0 +1,248 @@
+"""Steps in kopf's handlers.
+
+`operate` makes all the handlers that a resource needs::
+
+    import kopf
+    from asteps.integrations import kopf as steps
+
+    @kopf.on.startup()
+    async def startup(settings: kopf.OperatorSettings, **_: Any) -> None:
+        steps.configure(settings)
+
+    @steps.operate("example.com", "v1", "databases", cleanup=tear_down)
+    async def bring_up(s: Step, obj: Object) -> str: ...
+
+For handlers of your own there is `answer`, which tells kopf what a pass has come to.
+
+It needs ``asteps[kopf]``: kopf, and lightkube, by which the state is kept. kopf sends its
+``patch.status`` only when a handler has ended, too late for what must survive a kill.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable, Mapping
+from typing import Any, TypeVar, Unpack, cast
+
+from .._outcome import Done, Failed, Pending
+from .._payload import function_name
+from .._step import Step
+from ..errors import AstepsError, MissingDependencyError, UsageError
+from ..stores.kubernetes import LightkubeTransport, ObjectRef, Transport
+from ._kubernetes_crd import Resource, parse_resource
+from ._kubernetes_loop import retry_after
+from ._kubernetes_pass import Object, ObjectOptions, Which, reconcile_object
+
+try:
+    import kopf
+except ModuleNotFoundError as _exc:
+    raise MissingDependencyError("kopf", "kopf") from _exc
+
+__all__ = ["answer", "configure", "operate"]
+
+F = TypeVar("F", bound=Callable[[Step, Object], Awaitable[object]])
+
+
+def answer(outcome: Done[Any] | Failed | Pending | None, /) -> None:
+    """Tell kopf what a pass has come to, as the last thing that a handler does.
+
+    Done, or an object that is there no more: it returns. kopf stores what a handler returns in the
+    status, so return nothing yourself.
+
+    Raises:
+        kopf.TemporaryError: The run waits; kopf calls the handler again when it is due, also after
+            a restart.
+        kopf.PermanentError: The run failed; kopf calls the handler again when the spec changes.
+    """
+    match outcome:
+        case Pending(after=after, path=path, why=why):
+            where = f"{path!r} waits" if path else "the run waits"
+            raise kopf.TemporaryError(f"{where}: {why}" if why else where, delay=after)
+        case Failed(error=error):
+            raise kopf.PermanentError(str(error))
+        case _:
+            pass
+
+
+def configure(settings: kopf.OperatorSettings, /, *, prefix: str = "kopf.zalando.org") -> None:
+    """Have kopf keep its own progress in annotations alone, not in the status beside the steps.
+
+    Call it in a handler of ``@kopf.on.startup()``.
+
+    Args:
+        settings: What that handler is given.
+        prefix: Of the annotations: a domain of yours, where several operators share objects.
+    """
+    settings.persistence.progress_storage = kopf.AnnotationsProgressStorage(prefix=prefix)
+
+
+def operate(
+    group: str,
+    version: str,
+    plural: str,
+    /,
+    *,
+    cleanup: Callable[[Step, Object], Awaitable[object]] | None = None,
+    transport: Transport | None = None,
+    id: str | None = None,
+    registry: kopf.OperatorRegistry | None = None,
+    labels: Mapping[str, Any] | None = None,
+    annotations: Mapping[str, Any] | None = None,
+    when: Callable[..., bool] | None = None,
+    **options: Unpack[ObjectOptions],
+) -> Callable[[F], F]:
+    """Have kopf bring objects to what their specs say, by an async function of Step and object.
+
+    The function becomes the handler for creation, for edits of the spec, and for operators that
+    start again; ``cleanup`` the one for deletion, with kopf's finalizer. Each call is one pass:
+
+    - done: the handler succeeds;
+    - pending: it is called again when the run is due. An edit of the spec does not wait for that;
+    - failed: kopf leaves it alone until the spec changes or the operator starts again;
+    - another process is at the run, or the cluster does not answer: it is called again soon;
+    - the cluster refuses the state: it is called again after half a minute or a minute;
+    - the object is gone: the handler succeeds.
+
+    While a pass runs, kopf lets edits and deletions of its object wait: at most for ``max_wait=``
+    (10 seconds by default), and for a step that is under way.
+
+    kopf does not keep two operators apart unless they are peers; see `operate` of
+    `asteps.integrations.kubernetes` for what happens then.
+
+    Args:
+        group: Of the resource.
+        version: Its version.
+        plural: Its plural.
+        cleanup: The root of the clean-up run. An object is kept until it is done; `main_state`
+            tells it what there is.
+        transport: How to reach the cluster; by default lightkube, with the configuration that it
+            finds, which need not be kopf's.
+        id: The handlers' id, under which kopf keeps their progress; by default the function's name.
+        registry: Of handlers; kopf's default one.
+        labels: Which objects, as in kopf's decorators; likewise what follows.
+        annotations: Likewise.
+        when: Likewise.
+        **options: See `ObjectOptions`.
+
+    Returns:
+        A decorator, which gives the function back.
+
+    Raises:
+        UsageError: There is no such resource, or an option is wrong.
+    """
+    resource = parse_resource(f"{group}/{version}/{plural}")
+    if odd := sorted(set(options) - set(ObjectOptions.__annotations__)):
+        known = ", ".join(sorted(ObjectOptions.__annotations__))
+        raise UsageError(f"there is no keyword {', '.join(odd)}: there are {known}")
+    filters: dict[str, Any] = {"labels": labels, "annotations": annotations, "when": when}
+    common: dict[str, Any] = {key: value for key, value in filters.items() if value is not None}
+    common["registry"] = registry
+    where = (group, version, plural)
+
+    def decorate(fn: F) -> F:
+        name = id or function_name(fn).rpartition(".")[2]
+        handlers = _Handlers(resource, fn, cleanup, transport, f"{name}/spec", options)
+        # kopf takes the three for one handler, whose progress outlives a change of the reason,
+        # because function and id are the same: it adds the field to an id.
+        kopf.on.create(*where, id=f"{name}/spec", **common)(handlers.bring_up)
+        kopf.on.resume(*where, id=f"{name}/spec", **common)(handlers.bring_up)
+        kopf.on.update(*where, id=name, field="spec", **common)(handlers.bring_up)
+        if cleanup is not None:
+            kopf.on.delete(*where, id=f"{name}/cleanup", **common)(handlers.clean_up)
+        due = handlers.is_edited if when is None else kopf.all_([when, handlers.is_edited])
+        edited: dict[str, Any] = {**common, "when": due}
+        kopf.on.event(*where, id=f"{name}/edited", **edited)(handlers.hurry)
+        kopf.on.startup(id=f"{name}/{plural}", registry=registry)(handlers.start)
+        kopf.on.cleanup(id=f"{name}/{plural}", registry=registry)(handlers.stop)
+        return fn
+
+    return decorate
+
+
+class _Handlers:
+    """What kopf calls for one resource."""
+
+    def __init__(
+        self,
+        resource: Resource,
+        fn: Callable[[Step, Object], Awaitable[object]],
+        cleanup: Callable[[Step, Object], Awaitable[object]] | None,
+        transport: Transport | None,
+        progress: str,
+        options: ObjectOptions,
+    ) -> None:
+        self._resource = resource
+        self._options = options
+        self._given = transport
+        self._made: LightkubeTransport | None = None
+        self._progress = progress
+        self._settings: kopf.OperatorSettings | None = None
+        self._failures: dict[str, int] = {}  # by uid
+        self._driven: dict[str, int] = {}  # by uid: generation of the spec of the last pass
+
+        # kopf knows handlers that are the same by the identity of the function, and a bound
+        # method is another object each time that it is looked up.
+        async def bring_up(body: kopf.Body, **_: Any) -> None:
+            await self._pass_over(fn, body, "main")
+
+        async def clean_up(body: kopf.Body, **_: Any) -> None:
+            if cleanup is not None:
+                await self._pass_over(cleanup, body, "cleanup")
+
+        self.bring_up = bring_up
+        self.clean_up = clean_up
+
+    async def start(self, settings: kopf.OperatorSettings, **_: Any) -> None:
+        self._settings = settings
+
+    async def stop(self, **_: Any) -> None:
+        if self._made is not None:
+            await self._made.aclose()
+
+    def is_edited(self, type: str | None, body: kopf.Body, **_: Any) -> bool:
+        """Whether a handler waits for its time though the spec has been edited meanwhile."""
+        meta = body.metadata
+        uid, generation = str(meta.get("uid")), meta.get("generation")
+        if type == "DELETED":
+            self._driven.pop(uid, None)
+            self._failures.pop(uid, None)
+            return False
+        if self._settings is None or generation is None or meta.get("deletionTimestamp"):
+            return False
+        # What was driven before this process began, the status says.
+        driven = self._driven.get(uid, body.get("status", {}).get("observedGeneration"))
+        if driven is None or driven == generation:
+            return False
+        storage = self._settings.persistence.progress_storage
+        record = storage.fetch(key=cast("Any", self._progress), body=body)
+        return record is not None and bool(record.get("delayed"))
+
+    async def hurry(self, body: kopf.Body, patch: kopf.Patch, **_: Any) -> None:
+        """Have the handler called at once. kopf itself would do that when its time has come."""
+        if self._settings is not None:
+            storage = self._settings.persistence.progress_storage
+            storage.purge(key=cast("Any", self._progress), body=body, patch=patch)
+
+    async def _pass_over(
+        self, fn: Callable[[Step, Object], Awaitable[object]], body: kopf.Body, run: Which
+    ) -> None:
+        meta, of = body.metadata, self._resource
+        uid = str(meta.get("uid"))
+        name = str(meta.get("name"))
+        ref = ObjectRef(of.group, of.version, of.plural, meta.get("namespace"), name)
+        self._driven[uid] = int(meta.get("generation", 0))
+        try:
+            outcome = await reconcile_object(
+                fn, dict(body), ref=ref, transport=self._transport(), run=run, **self._options
+            )
+        except AstepsError as exc:
+            self._failures[uid] = failures = self._failures.get(uid, 0) + 1
+            raise kopf.TemporaryError(str(exc), delay=retry_after(exc, failures)) from exc
+        self._failures.pop(uid, None)
+        answer(outcome)
+
+    def _transport(self) -> Transport:
+        if self._given is not None:
+            return self._given
+        if self._made is None:
+            self._made = LightkubeTransport()
+        return self._made

@@ -1,0 +1,103 @@
+"""kopf is told what a pass has come to, and has the handlers that a resource needs.
+
+What comes of it on a real API server is in ``test_kubernetes_e2e.py``.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import kopf
+import pytest
+
+from asteps import Done, Failed, Pending, State, Step, StepError, UsageError
+from asteps.errors import Failure
+from asteps.integrations import kopf as steps
+from asteps.integrations.kubernetes import Object
+
+
+async def bring_up(s: Step, obj: Object) -> str:
+    """A root."""
+    return "up"
+
+
+async def tear_down(s: Step, obj: Object) -> None:
+    """A clean-up."""
+
+
+def test_done_lets_the_handler_succeed() -> None:
+    """Nothing is raised, nor returned, which kopf would store in the status."""
+    steps.answer(Done("up", State("r")))
+    steps.answer(None)  # the object is gone
+
+
+def test_pending_comes_back_when_it_is_due() -> None:
+    """The delay is the run's, and the message says who waits and for what."""
+    with pytest.raises(kopf.TemporaryError, match=r"^'disk/ready' waits: it boots$") as waits:
+        steps.answer(Pending(12.5, "disk/ready", "it boots", State("r")))
+    assert waits.value.delay == 12.5
+    with pytest.raises(kopf.TemporaryError, match=r"^the run waits$"):
+        steps.answer(Pending(1, "", "", State("r")))
+
+
+def test_failed_is_left_alone() -> None:
+    """A failure is permanent: kopf asks again when the spec has changed."""
+    error = StepError("", Failure(message="no such size"))
+    with pytest.raises(kopf.PermanentError, match="no such size"):
+        steps.answer(Failed(error, State("r")))
+
+
+def test_progress_is_kept_in_annotations() -> None:
+    """Nothing of kopf's own is written into the status, which is where the steps are."""
+    settings = kopf.OperatorSettings()
+    steps.configure(settings, prefix="operator.example.com")
+    storage = settings.persistence.progress_storage
+    assert type(storage) is kopf.AnnotationsProgressStorage
+    assert storage.prefix == "operator.example.com"
+
+
+def handlers_of(registry: kopf.OperatorRegistry) -> set[tuple[str, str | None, bool | None]]:
+    """Id, reason and whether a finalizer is needed, of each."""
+    return {(h.id, h.reason, h.requires_finalizer) for h in registry._changing.get_all_handlers()}
+
+
+def test_a_resource_gets_its_handlers() -> None:
+    """Creation, resuming and edits are one handler to kopf; a clean-up asks for a finalizer."""
+    registry = kopf.OperatorRegistry()
+    decorate = steps.operate(
+        "example.com", "v1", "databases", cleanup=tear_down, registry=registry, max_wait=3
+    )
+    assert decorate(bring_up) is bring_up
+    assert handlers_of(registry) == {
+        ("bring_up/spec", "create", None),
+        ("bring_up/spec", None, None),
+        ("bring_up/spec", "update", None),
+        ("bring_up/cleanup", "delete", True),
+    }
+    functions = {h.fn for h in registry._changing.get_all_handlers() if h.id == "bring_up/spec"}
+    assert len(functions) == 1
+
+
+def test_without_a_clean_up_nothing_holds_an_object() -> None:
+    """No handler asks for a finalizer."""
+    registry = kopf.OperatorRegistry()
+    steps.operate("example.com", "v1", "databases", registry=registry, id="mine")(bring_up)
+    assert {needed for _, _, needed in handlers_of(registry)} == {None}
+    assert {id for id, _, _ in handlers_of(registry)} == {"mine/spec"}
+
+
+@pytest.mark.parametrize(
+    ("where", "options", "says"),
+    [
+        (("", "v1", "pods"), {}, "is no group of yours"),
+        (("example.com", "1", "databases"), {}, "is no version"),
+        (("example.com", "v1", "databases"), {"max_wiat": 3}, "there is no keyword max_wiat"),
+    ],
+    ids=["group", "version", "keyword"],
+)
+def test_misuse_is_told_of_when_the_module_is_loaded(
+    where: tuple[str, str, str], options: dict[str, Any], says: str
+) -> None:
+    """Before kopf has begun anything."""
+    with pytest.raises(UsageError, match=says):
+        steps.operate(*where, **options)
