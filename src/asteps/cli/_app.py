@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Annotated
 
 from ._arguments import StoreUrl
+from ._crd import crd
 from ._doctor import doctor
 from ._edit import recover, rename, reset, set_result
 from ._exits import Exits, code_of
@@ -91,6 +92,7 @@ app.command()(prune)
 app.command()(export)
 app.command("import")(import_)
 app.command()(doctor)
+app.command()(crd)
 
 
 def run(arguments: Sequence[str]) -> int:

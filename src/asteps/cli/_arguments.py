@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 from typing import Annotated, TypeAlias
 
 from .._paths import join
 from .._state import State
 from .._store import ListStore, Store
+from ..errors import UsageError
+from ..stores._urls import scheme_of
 from ._exits import Exits, Stop
 from ._stores import find_run, in_store
 from ._typer import Argument, Context, Option
@@ -31,6 +33,8 @@ __all__ = [
     "Until",
     "Why",
     "Yes",
+    "run_at",
+    "runs_at",
     "store_url",
 ]
 
@@ -38,6 +42,7 @@ _COMPLETIONS = 50
 # Some shells evaluate what they are offered; nothing in this has a meaning to any of them.
 _HARMLESS = re.compile(r"[\w@%./][\w@%+=:,./#-]*")
 _DEBUG = "ASTEPS_DEBUG"
+_OBJECT = "kubernetes"  # the scheme of URLs that name a store and the run in it
 
 
 def store_url(context: Context, url: str | None) -> str:
@@ -56,6 +61,31 @@ def store_url(context: Context, url: str | None) -> str:
     return named
 
 
+def run_at(context: Context, url: str | None, id: str) -> tuple[str, str]:
+    """The store and the id of a run; the ID may be a URL that says both.
+
+    Raises:
+        Stop: No store is named, or what begins like such a URL is none.
+    """
+    if scheme_of(id) != _OBJECT or url or _named_before(context):
+        return store_url(context, url), id
+    from ..integrations._kubernetes_url import run_of  # noqa: PLC0415 - only where it is needed
+
+    try:
+        return run_of(id)
+    except UsageError as exc:
+        raise Stop(Exits.USAGE, str(exc)) from exc
+
+
+def runs_at(context: Context, url: str | None, ids: Sequence[str]) -> dict[str, list[str]]:
+    """The ids of some runs, by their stores; likewise."""
+    found: dict[str, list[str]] = {}
+    for id in dict.fromkeys(ids):
+        store, whole = run_at(context, url, id)
+        found.setdefault(store, []).append(whole)
+    return found
+
+
 def _named_before(context: Context) -> str | None:
     value = context.find_root().params.get("store")
     return value if isinstance(value, str) else None
@@ -64,10 +94,13 @@ def _named_before(context: Context) -> str | None:
 # --- completion -----------------------------------------------------------------------------------
 
 
-def _quietly(context: Context, do: Callable[[Store], Awaitable[list[str]]]) -> list[str]:
+def _quietly(
+    context: Context, id: str, do: Callable[[Store, str], Awaitable[list[str]]]
+) -> list[str]:
     """What can be found out for a shell; an error would only garble the line that is written."""
     try:
-        return in_store(store_url(context, context.params.get("store")), do)
+        url, id = run_at(context, context.params.get("store"), id)
+        return in_store(url, lambda store: do(store, id))
     except Exception:
         if os.environ.get(_DEBUG):
             raise
@@ -75,7 +108,7 @@ def _quietly(context: Context, do: Callable[[Store], Awaitable[list[str]]]) -> l
 
 
 def _complete_run(ctx: Context, incomplete: str) -> list[str]:
-    async def find(store: Store) -> list[str]:
+    async def find(store: Store, _: str) -> list[str]:
         if not isinstance(store, ListStore):
             return []
         after = None
@@ -84,15 +117,15 @@ def _complete_run(ctx: Context, incomplete: str) -> list[str]:
         found = await store.list_runs(after=after, limit=_COMPLETIONS)
         return [id for id, _ in found if id.startswith(incomplete) and _HARMLESS.fullmatch(id)]
 
-    return _quietly(ctx, find)
+    return _quietly(ctx, "", find)
 
 
 def _complete_path(ctx: Context, incomplete: str) -> list[str]:
-    async def find(store: Store) -> list[str]:
-        found = await find_run(store, ctx.params.get("id") or "")
+    async def find(store: Store, id: str) -> list[str]:
+        found = await find_run(store, id)
         return list(filter(_HARMLESS.fullmatch, _paths_like(found.tree(), incomplete)))
 
-    return _quietly(ctx, find)
+    return _quietly(ctx, ctx.params.get("id") or "", find)
 
 
 def _paths_like(state: State, incomplete: str) -> list[str]:
@@ -118,7 +151,8 @@ RunId: TypeAlias = Annotated[
     str,
     Argument(
         metavar="ID",
-        help="The run's id, or as much of its beginning as no other has.",
+        help="The run's id, or as much of its beginning as no other has; or "
+        "kubernetes:group/version/plural/namespace/name.",
         autocompletion=_complete_run,
     ),
 ]

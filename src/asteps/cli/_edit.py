@@ -16,7 +16,7 @@ from .._paths import split
 from .._state import ABSENT, State
 from .._store import Store
 from ..errors import ConflictError, UsageError
-from ._arguments import DryRun, OptionalPath, RunId, StepPath, StoreUrl, Why, Yes, store_url
+from ._arguments import DryRun, OptionalPath, RunId, StepPath, StoreUrl, Why, Yes, run_at
 from ._ask import author, confirm, with_reason
 from ._exits import Exits, Stop
 from ._output import Line, Span, table, write_lines
@@ -80,6 +80,7 @@ def recover(
     store: StoreUrl = None,
 ) -> None:
     """Make failed steps runnable again: what caused the run's failure, or the step at PATH."""
+    url, id = run_at(context, store, id)
 
     def act(state: State) -> _Did:
         found = state.recover(path)
@@ -87,7 +88,7 @@ def recover(
             raise Stop(Exits.USAGE, _nothing_failed(id, state))
         return _Did(_named(_deepest(found)), _deepest(found))
 
-    how = _How(store_url(context, store), yes, dry_run, why)
+    how = _How(url, yes, dry_run, why)
     _change(id, _Change("recover", "recovered", act), how)
 
 
@@ -115,13 +116,14 @@ def reset(
     store: StoreUrl = None,
 ) -> None:
     """Forget a step and all below it: it runs again, with new tokens. PATH "" is the whole run."""
+    url, id = run_at(context, store, id)
 
     def act(state: State) -> _Did:
         step_of(state, path)
         state.reset(path)
         return _Did(_named([path]), [path])
 
-    how = _How(store_url(context, store), yes, dry_run, why)
+    how = _How(url, yes, dry_run, why)
     _change(id, _Change("reset", "reset", act), how)
 
 
@@ -146,12 +148,14 @@ def set_result(
             Exits.USAGE, f"the result {value[:60]!r} is no JSON ({exc}); a text is '\"text\"'"
         ) from None
 
+    url, id = run_at(context, store, id)
+
     def act(state: State) -> _Did:
         step_of(state, path)
         state.set_result(path, result)
         return _Did(_named([path]), details=[("result", value[:_SHOWN])])
 
-    how = _How(store_url(context, store), yes, dry_run, why)
+    how = _How(url, yes, dry_run, why)
     _change(id, _Change("set the result of", "set the result of", act), how)
 
 
@@ -169,13 +173,14 @@ def rename(
     store: StoreUrl = None,
 ) -> None:
     """Give a step the name by which changed code knows it. Nothing runs again by that."""
+    url, id = run_at(context, store, id)
 
     def act(state: State) -> _Did:
         step_of(state, path)
         state.rename(path, name)
         return _Did(f"{_named([path])} to {name!r}", details=[("runs again", "nothing")])
 
-    how = _How(store_url(context, store), yes, dry_run, why)
+    how = _How(url, yes, dry_run, why)
     _change(id, _Change("rename", "renamed", act, "changed code finds it there"), how)
 
 

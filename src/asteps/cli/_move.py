@@ -9,7 +9,7 @@ from .._operators import export_run, put_run
 from .._state import State
 from .._store import Store, StoredRun
 from ..errors import ConflictError, StateFormatError
-from ._arguments import NewRunId, OutputFile, RunId, StoreUrl, Why, Yes, store_url
+from ._arguments import NewRunId, OutputFile, RunId, StoreUrl, Why, Yes, run_at
 from ._ask import author, confirm, with_reason
 from ._exits import Exits, Stop
 from ._files import read_bytes, write_bytes
@@ -30,12 +30,13 @@ def export(
     store: StoreUrl = None,
 ) -> None:
     """Write a run as one JSON document: every step with its result, info, errors and times."""
+    url, id = run_at(context, store, id)
 
     async def read(opened: Store) -> tuple[str, bytes]:
         found = await find_run(opened, id)
         return found.id, await export_run(opened, found.id)
 
-    found, data = in_store(store_url(context, store), read)
+    found, data = in_store(url, read)
     if output is None or output == "-":
         text = data.decode()
         write_document(safe_json(text) if sys.stdout.isatty() else text, escape=False)
@@ -57,7 +58,7 @@ def import_(
     store: StoreUrl = None,
 ) -> None:
     """Store a run that `asteps export` wrote, or the Go library, under this id."""
-    url = store_url(context, store)
+    url, id = run_at(context, store, id)
     data = read_bytes(file)
     try:
         root = State.decode(data)
@@ -95,7 +96,7 @@ def _confirm_replacing(url: str, id: str, *, yes: bool) -> str | None:
     if found.holder is not None:
         raise found.holder
     status = status_of(found.stored.summary, held=False)
-    steps = counted(len(found.stored.records) - 1, "step")
+    steps = counted(found.steps(), "step")
     write_lines([[(f"the run {id} ({status}, {steps}) is lost by this", "failed")]])
     confirm("replace it?", yes=yes)
     return found.stored.revision

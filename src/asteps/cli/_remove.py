@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from collections.abc import Iterable
 from datetime import UTC, datetime
 from functools import partial
 from typing import Annotated, TextIO
@@ -11,7 +12,18 @@ from .._operators import delete_if
 from .._prune import PruneReport
 from .._prune import prune as prune_store
 from .._store import Status, Store, StoredRun
-from ._arguments import DryRun, Json, Name, Part, RunIds, Statuses, StoreUrl, Yes, store_url
+from ._arguments import (
+    DryRun,
+    Json,
+    Name,
+    Part,
+    RunIds,
+    Statuses,
+    StoreUrl,
+    Yes,
+    runs_at,
+    store_url,
+)
 from ._ask import confirm
 from ._exits import Exits, Stop
 from ._listing import wanted_of
@@ -35,30 +47,35 @@ def rm(
     store: StoreUrl = None,
 ) -> None:
     """Delete runs, with all that is known of them. `asteps export` keeps a copy."""
-    url = store_url(context, store)
-
-    async def find(opened: Store) -> list[Found]:
-        return [await find_run(opened, id, whole=yes) for id in dict.fromkeys(ids)]
-
-    found = in_store(url, find)
-    for run in found:
+    found = {
+        url: in_store(url, partial(_find, ids=named, whole=yes))
+        for url, named in runs_at(context, store, ids).items()
+    }
+    listed = [run for runs in found.values() for run in runs]
+    for run in listed:
         if run.holder is not None:
             raise run.holder
-    write_lines([[("these are deleted, and cannot be brought back:", "")], *_listed(found)])
+    write_lines([[("these are deleted, and cannot be brought back:", "")], *_listed(listed)])
     if dry_run:
         write_lines([[("nothing was deleted (--dry-run)", "dim")]])
         return
     confirm("delete?", yes=yes)
 
-    async def delete(opened: Store) -> None:
-        for run in found:
-            if not await delete_if(opened, run.id, partial(_is_as_it_was, run.stored)):
-                raise Stop(
-                    Exits.STORE, f"run {run.id!r} was changed, or removed, meanwhile; it was let be"
-                )
-            write_lines([[(f"deleted {run.id}", "done")]])
+    for url, runs in found.items():
+        in_store(url, partial(_delete, runs=runs))
 
-    in_store(url, delete)
+
+async def _find(opened: Store, *, ids: Iterable[str], whole: bool) -> list[Found]:
+    return [await find_run(opened, id, whole=whole) for id in ids]
+
+
+async def _delete(opened: Store, *, runs: Iterable[Found]) -> None:
+    for run in runs:
+        if not await delete_if(opened, run.id, partial(_is_as_it_was, run.stored)):
+            raise Stop(
+                Exits.STORE, f"run {run.id!r} was changed, or removed, meanwhile; it was let be"
+            )
+        write_lines([[(f"deleted {run.id}", "done")]])
 
 
 def _is_as_it_was(was: StoredRun, now: StoredRun) -> bool:
@@ -77,7 +94,7 @@ def _listed(found: list[Found]) -> list[Line]:
                 (status, status),
                 (summary.name, ""),
                 (f"saved {ago(summary.updated_at, now)}", "dim"),
-                (counted(len(run.stored.records) - 1, "step"), "dim"),
+                (counted(run.steps(), "step"), "dim"),
             ]
         )
     return table(rows)

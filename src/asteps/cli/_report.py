@@ -16,7 +16,7 @@ from ..reports import (
     mermaid_gantt,
     text_report,
 )
-from ._arguments import OutputFile, RunId, StoreUrl, store_url
+from ._arguments import OutputFile, RunId, StoreUrl, run_at
 from ._exits import Exits, Stop
 from ._files import write_bytes
 from ._output import safe_json, write_document, write_lines
@@ -66,7 +66,7 @@ def report(
     wanted = _format_of(form, output)
     if show_it and output in (None, "-"):
         raise Stop(Exits.USAGE, "--open shows a file: say which one to write, with -o FILE")
-    url = store_url(context, store)
+    url, id = run_at(context, store, id)
     drawn = drawn_of(in_store(url, lambda opened: find_run(opened, id)))
     text = _made(drawn, wanted, url, to_file=output not in (None, "-"))
     if output is None or output == "-":

@@ -14,7 +14,7 @@ from .._store import Summary
 from ..reports import Row, Timeline, timeline
 from ..reports import _words as words
 from ..reports._outlook import message_of, origins, progress_text, remarks, waits, wake_text
-from ._arguments import Json, OptionalPath, RunId, StoreUrl, store_url
+from ._arguments import Json, OptionalPath, RunId, StoreUrl, run_at
 from ._output import Line, Span, as_json, table, write_json, write_lines
 from ._phrases import ago
 from ._stores import Found, find_run, in_store, step_of
@@ -41,7 +41,8 @@ def show(
     as_document: Json = False,
 ) -> None:
     """Show a run: what it came to, its steps, what failed; or one step in full."""
-    found = in_store(store_url(context, store), lambda opened: find_run(opened, id))
+    url, id = run_at(context, store, id)
+    found = in_store(url, lambda opened: find_run(opened, id))
     state = found.tree()
     if as_document:
         node = state if path is None else step_of(state, path)

@@ -55,6 +55,13 @@ class Found:
         """Its tree, another one with each call."""
         return tree_of(self.id, self.stored)
 
+    def steps(self) -> int:
+        """How many steps it has, also where they cannot be read."""
+        try:
+            return sum(1 for _ in self.tree().walk()) - 1
+        except StateFormatError:
+            return len(self.stored.records) - 1
+
 
 def tree_of(id: str, stored: StoredRun) -> State:
     """The tree of a run."""
@@ -91,7 +98,7 @@ async def opened(url: str, *, create: bool = False) -> AsyncGenerator[Store]:
 
 def speakable(url: str) -> str:
     """How a report may name the store: what another kind's URL says may be a password."""
-    return url if scheme_of(url) in (None, "sqlite", "file") else "STORE"
+    return url if scheme_of(url) in (None, "sqlite", "file", "kubernetes") else "STORE"
 
 
 async def find_run(store: Store, id: str, /, *, whole: bool = False) -> Found:

@@ -15,7 +15,7 @@ from .._store import Store
 from ..reports import Row, RowStatus, Timeline
 from ..reports._outlook import message_of, progress_text
 from ..reports._words import duration_text, time_text
-from ._arguments import RunId, StoreUrl, store_url
+from ._arguments import RunId, StoreUrl, run_at
 from ._exits import Exits, Stop
 from ._output import Line, console_for, is_screen, rich_text, write_lines
 from ._phrases import parse_duration
@@ -49,12 +49,13 @@ def watch(
     until = None if timeout is None else parse_duration(timeout, "--timeout").total_seconds()
     picture: _Picture = _Screen() if is_screen(sys.stdout) else _Log()
 
+    url, id = run_at(context, store, id)
+
     async def look(opened: Store) -> int:
         with anyio.move_on_after(until):
             return await _follow(opened, id, pause, picture)
         return Exits.UNFINISHED
 
-    url = store_url(context, store)
     with _leaving_in_order(), picture:
         return in_store(url, look)
 
