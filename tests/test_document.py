@@ -495,11 +495,12 @@ def test_records_that_make_no_tree_are_refused(what: str) -> None:
     assert says in _refused_records(records)
 
 
-def test_records_hold_their_children_apart() -> None:
-    """Children inside a record would be lost beside those of their own: they are refused."""
-    records = {"": ROOT_RECORD, "a": b'{"name":"a","states":[{"name":"b"}]}'}
-    _refused_records(records)
-    _refused_records({**records, "a/c": b'{"name":"c"}'})
+def test_children_are_in_a_record_or_apart() -> None:
+    """A record may hold its node's children, unless there are some with records of their own."""
+    folded = {"": ROOT_RECORD, "a": b'{"name":"a","states":[{"name":"b"}]}'}
+    assert assemble(folded, "run 'x'").has("a/b")
+    said = _refused_records({**folded, "a/c": {"name": "c"}})
+    assert "record 'a' holds children that have records too" in said
 
 
 def test_any_damaged_record_is_read_or_refused() -> None:
