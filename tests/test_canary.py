@@ -6,6 +6,7 @@ pytest configuration and its `conftest.py`.
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 import anyio.lowlevel
@@ -34,7 +35,9 @@ def run(pytester: pytest.Pytester, code: str, **outcomes: int) -> str:
     pytester.makeconftest((TESTS / "conftest.py").read_text())
     file = pytester.makepyfile(test_it=code)
     config = ("-c", TESTS.parent / "pyproject.toml", "--rootdir", pytester.path)
-    result = pytester.runpytest_subprocess(*config, "-p", "no:cacheprovider", file)
+    with pytest.MonkeyPatch.context() as patch:  # the conftest.py imports what stands beside it
+        patch.setenv("PYTHONPATH", str(TESTS), prepend=os.pathsep)
+        result = pytester.runpytest_subprocess(*config, "-p", "no:cacheprovider", file)
     result.assert_outcomes(**outcomes)
     return result.stdout.str()
 
