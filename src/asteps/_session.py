@@ -86,7 +86,10 @@ class Session:
             edits = (
                 changed_records(records, self.root, fold=folds) if self.edited and stored else {}
             )
-            kept = {**records, **edits}
+            folding = None
+            if folds:
+                kept = {**records, **edits}
+                folding = Folding(self.root, (k for k, v in kept.items() if v))
             self.saver = Saver(
                 o.store,
                 o.id,
@@ -99,7 +102,7 @@ class Session:
                 summarise=self._summary,
                 observers=self.observers,
                 lost=self._lost,
-                folding=Folding(self.root, (k for k, v in kept.items() if v)) if folds else None,
+                folding=folding,
             )
             self.saver.put(edits)
 

@@ -23,7 +23,15 @@ from ..stores.kubernetes import GoneError, ObjectRef, ObjectTransport, StatusSto
 from ._kubernetes_events import Teller, post
 from ._kubernetes_view import CLEANUP, status_view
 
-__all__ = ["Object", "ObjectOptions", "Which", "main_state", "reconcile_object", "run_id"]
+__all__ = [
+    "Object",
+    "ObjectOptions",
+    "Which",
+    "check_keywords",
+    "main_state",
+    "reconcile_object",
+    "run_id",
+]
 
 T = TypeVar("T")
 
@@ -87,6 +95,18 @@ class ObjectOptions(TypedDict, total=False):
 
 _OWN = ("inputs", "events", "body", "field", "max_bytes", "warn_bytes", "observers")
 _OF_STORE = ("body", "field", "max_bytes", "warn_bytes")
+
+
+def check_keywords(options: ObjectOptions) -> None:
+    """Refuse what type checkers would have found.
+
+    Raises:
+        UsageError: There is no such keyword.
+    """
+    if odd := sorted(set(options) - set(ObjectOptions.__annotations__)):
+        known = ", ".join(sorted(ObjectOptions.__annotations__))
+        raise UsageError(f"there is no keyword {', '.join(odd)}: there are {known}")
+
 
 _main: ContextVar[tuple[StatusStore, str]] = ContextVar("asteps object")
 
@@ -219,9 +239,7 @@ async def one_pass(
     options: ObjectOptions,
 ) -> tuple[Done[T] | Failed | Pending | None, Mapping[str, Any] | None]:
     """What `reconcile_object` does; the object as it was answered last comes with the outcome."""
-    if odd := sorted(set(options) - set(ObjectOptions.__annotations__)):
-        known = ", ".join(sorted(ObjectOptions.__annotations__))
-        raise UsageError(f"there is no keyword {', '.join(odd)}: there are {known}")
+    check_keywords(options)
     if run not in ("main", "cleanup"):
         raise UsageError(f"run= is 'main' or 'cleanup', not {run!r}")
     where = ObjectRef.parse(ref) if isinstance(ref, str) else ref

@@ -26,11 +26,17 @@ from typing import Any, TypeVar, Unpack, cast
 from .._outcome import Done, Failed, Pending
 from .._payload import function_name
 from .._step import Step
-from ..errors import AstepsError, MissingDependencyError, UsageError
+from ..errors import AstepsError, MissingDependencyError
 from ..stores.kubernetes import LightkubeTransport, ObjectRef, Transport
 from ._kubernetes_crd import Resource, parse_resource
 from ._kubernetes_loop import retry_after
-from ._kubernetes_pass import Object, ObjectOptions, Which, reconcile_object
+from ._kubernetes_pass import (
+    Object,
+    ObjectOptions,
+    Which,
+    check_keywords,
+    reconcile_object,
+)
 
 try:
     import kopf
@@ -130,9 +136,7 @@ def operate(
         UsageError: There is no such resource, or an option is wrong.
     """
     resource = parse_resource(f"{group}/{version}/{plural}")
-    if odd := sorted(set(options) - set(ObjectOptions.__annotations__)):
-        known = ", ".join(sorted(ObjectOptions.__annotations__))
-        raise UsageError(f"there is no keyword {', '.join(odd)}: there are {known}")
+    check_keywords(options)
     filters: dict[str, Any] = {"labels": labels, "annotations": annotations, "when": when}
     common: dict[str, Any] = {key: value for key, value in filters.items() if value is not None}
     common["registry"] = registry

@@ -26,7 +26,15 @@ from .._step import Step
 from ..errors import UsageError
 from ._kubernetes_crd import parse_resource
 from ._kubernetes_loop import Operator
-from ._kubernetes_pass import Object, ObjectOptions, Which, main_state, reconcile_object, run_id
+from ._kubernetes_pass import (
+    Object,
+    ObjectOptions,
+    Which,
+    check_keywords,
+    main_state,
+    reconcile_object,
+    run_id,
+)
 from ._kubernetes_view import status_view
 from ._kubernetes_watch import Cluster
 
@@ -103,9 +111,7 @@ async def operate(
     of = parse_resource(resource)
     if limit < 1:
         raise UsageError(f"limit= is a whole number from 1, not {limit!r}")
-    if odd := sorted(set(options) - set(ObjectOptions.__annotations__)):
-        known = ", ".join(sorted(ObjectOptions.__annotations__))
-        raise UsageError(f"there is no keyword {', '.join(odd)}: there are {known}")
+    check_keywords(options)
     if isinstance(client, Cluster):
         await Operator(
             of,
