@@ -154,10 +154,16 @@ def browser() -> Iterator[Browser]:
 # --- Kubernetes -----------------------------------------------------------------------------------
 
 
-@pytest.fixture
-def kube() -> Iterator[Kube]:
-    """A namespace and a group of one's own on the API server that ``KUBECONFIG`` names."""
+@pytest.fixture(scope="session")
+def _common_definition() -> Iterator[str]:
     with a_kube() as kube:
+        yield kube.install()
+
+
+@pytest.fixture
+def kube(_common_definition: str) -> Iterator[Kube]:
+    """A namespace and a group of one's own on the API server that ``KUBECONFIG`` names."""
+    with a_kube(_common_definition) as kube:
         yield kube
 
 

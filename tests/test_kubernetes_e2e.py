@@ -140,6 +140,31 @@ def test_an_operator_may_die_again_and_again(make: MakeWorld, kind: str) -> None
     world.none_again()
 
 
+@pytest.mark.parametrize(
+    ("kind", "body"), [("kopf", "secret"), ("asyncio", "gzip"), ("trio", "configmap")]
+)
+def test_a_killed_operator_finds_what_is_kept_elsewhere(
+    make: MakeWorld, kind: str, body: str
+) -> None:
+    """With a body elsewhere, or compressed, a killed operator goes on where it was all the same."""
+    world = make(body=body)
+    ref = world.kube.create(world.resource, "shop", {"big": [90_000, 90_000]})
+    world.hold.touch()
+    world.start(kind)
+    world.until_did("start", "hold")
+    world.kill()
+    status = world.status(ref)
+    assert (status["phase"], status["step"]) == ("Running", "hold")
+    (run,) = status["asteps"]["runs"].values()
+    assert not run.get("records")  # as text they are nowhere in the status
+    world.hold.unlink()
+    world.start(kind)
+    world.until_phase(ref, "Succeeded")
+    world.none_again()
+    steps = ["before0", "before1", "disk", "big0", "big1", "hold", *AFTER_DISK]
+    assert started(world) == steps
+
+
 # --- others in the cluster ------------------------------------------------------------------------
 
 

@@ -113,7 +113,7 @@ async def test_resource_without_a_status(kube: Kube) -> None:
             await save(store, {"": b"1"}, None)
 
 
-@pytest.mark.parametrize("mebibytes", [1.6, 2.2, 3.3])
+@pytest.mark.parametrize("mebibytes", [1.6, 2.2])  # from 3 on it may hang up without an answer
 async def test_what_the_server_finds_too_large(ref: str, mebibytes: float) -> None:
     """What only the server knows to be too large is refused too, not tried again."""
     large = b'"' + b"x" * int(mebibytes * 2**20) + b'"'
