@@ -5,8 +5,8 @@ tests know what was done however often the process died. `kopf run` loads it as 
 script it is the plain watch loop: ``operator_target.py asyncio`` or ``trio``.
 
 By environment: ``RESOURCE`` (group/version/plural), ``NAMESPACE``, ``EFFECTS`` (the file),
-``HOLD`` (as long as this file exists, the step ``hold`` does not end), and ``OPTIONS`` (JSON, for
-`operate`).
+``HOLD`` (as long as this file exists, the step ``hold`` does not end, and ``stuck`` fails), and
+``OPTIONS`` (JSON, for `operate`).
 """
 
 from __future__ import annotations
@@ -83,6 +83,13 @@ async def flaky(s: Step, times: int) -> int:
     return s.attempt
 
 
+async def stuck(s: Step, value: Any) -> Any:
+    """A step that fails as long as the test wants it to."""
+    if HOLD.exists():
+        raise ValueError("it is stuck")
+    return value
+
+
 async def bring_up(s: Step, obj: Object) -> int:
     """What the spec says."""
     spec = obj["spec"]
@@ -96,6 +103,8 @@ async def bring_up(s: Step, obj: Object) -> int:
         await do(s, obj, "wait", wait, spec["wait"])
     for n, size in enumerate(spec.get("big", ())):
         await do(s, obj, f"big{n}", big, size)
+    if "stuck" in spec:
+        await do(s, obj, "stuck", stuck, spec["stuck"])
     await do(s, obj, "hold", hold, spec.get("size", 1))
     for n in range(spec.get("after", 2)):
         await do(s, obj, f"after{n}", plain, n)
@@ -111,6 +120,8 @@ async def tear_down(s: Step, obj: Object) -> None:
     disk = made.get("disk").result_as(int) if made.has("disk") else None
     await do(s, obj, "erase", plain, disk)
     await do(s, obj, "wait", wait, 0.3)
+    if "stuck" in obj["spec"]:
+        await do(s, obj, "stuck", stuck, "cleanup")
     await do(s, obj, "hold", hold, None)
     await do(s, obj, "forget", plain, None)
 

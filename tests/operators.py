@@ -40,7 +40,7 @@ class World:
     Attributes:
         kube: The test's part of the server.
         resource: ``group/version/plural``.
-        hold: As long as this file exists, the step ``hold`` does not end.
+        hold: As long as this file exists, the step ``hold`` does not end, and ``stuck`` fails.
         log: What the operators say.
     """
 

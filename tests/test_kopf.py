@@ -5,15 +5,20 @@ What comes of it on a real API server is in ``test_kubernetes_e2e.py``.
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, cast
 
 import kopf
 import pytest
+from kubernetes_memory import MemoryCluster
 
+import asteps
 from asteps import Done, Failed, Pending, State, Step, StepError, UsageError
 from asteps.errors import Failure
 from asteps.integrations import kopf as steps
 from asteps.integrations.kubernetes import Object
+from asteps.stores.kubernetes import StatusStore
+
+SHOP = "example.com/v1/databases/default/shop"
 
 
 async def bring_up(s: Step, obj: Object) -> str:
@@ -101,3 +106,101 @@ def test_misuse_is_told_of_when_the_module_is_loaded(
     """Before kopf has begun anything."""
     with pytest.raises(UsageError, match=says):
         steps.operate(*where, **options)
+
+
+class Handlers:
+    """What kopf would call for one object in memory, whose root and clean-up fail."""
+
+    def __init__(self) -> None:
+        self.cluster = MemoryCluster()
+        self.cluster.make(SHOP, spec={"size": 1})
+        self.works = False
+        self._registry = registry = kopf.OperatorRegistry()
+        decorate = steps.operate(
+            "example.com",
+            "v1",
+            "databases",
+            cleanup=self._root,
+            registry=registry,
+            transport=self.cluster.client(),
+            id="up",
+        )
+        decorate(self._root)
+        self._settings = kopf.OperatorSettings()
+        steps.configure(self._settings)
+
+    async def _root(self, s: Step, obj: Object) -> None:
+        if not self.works:
+            raise ValueError("it does not work")
+
+    async def start(self) -> None:
+        """The operator starts."""
+        (handler, *_) = self._registry._activities.get_all_handlers()
+        start: Any = handler
+        await start.fn(settings=self._settings)
+
+    async def call(self, id: str) -> None:
+        """One call of a handler."""
+        handlers = self._registry._changing.get_all_handlers()
+        handler: Any = next(h for h in handlers if h.id == id)
+        await handler.fn(body=self._body())
+
+    async def see(self) -> kopf.Patch | None:
+        """The object's change is seen: what is patched for it."""
+        (handler,) = self._registry._watching.get_all_handlers()
+        see: Any = handler
+        body = self._body()
+        if not see.when(type="MODIFIED", body=body):
+            return None
+        patch = kopf.Patch()
+        await see.fn(body=body, patch=patch)
+        return patch
+
+    def _body(self) -> kopf.Body:
+        return kopf.Body(cast("Any", self.cluster.get(SHOP)))
+
+    async def recover(self, id: str) -> None:
+        """Somebody has the run go on."""
+        store = StatusStore(SHOP, transport=self.cluster.client())
+        async with asteps.edit_run(store, id) as state:
+            state.recover()
+        await store.aclose()
+
+
+HANDLED = "kopf.zalando.org/last-handled-configuration"
+
+
+async def test_a_recovered_run_is_called_for() -> None:
+    """Kopf has done with a spec whose run has failed; recovered, the spec counts as another one."""
+    handlers = Handlers()
+    await handlers.start()
+    with pytest.raises(kopf.PermanentError):
+        await handlers.call("up/spec")
+    assert await handlers.see() is None
+    await handlers.recover("default/shop")
+    patch = await handlers.see()
+    assert patch is not None
+    assert "recovered" in patch["metadata"]["annotations"][HANDLED]
+    handlers.works = True
+    await handlers.call("up/spec")
+    assert handlers.cluster.get(SHOP)["status"]["phase"] == "Succeeded"
+    assert await handlers.see() is None
+
+
+async def test_a_clean_up_that_failed_keeps_the_object() -> None:
+    """Kopf would let an object go after a `PermanentError`; recovered, it is called at once."""
+    handlers = Handlers()
+    await handlers.start()
+    deleted = {"metadata": {"deletionTimestamp": "2026-01-01T00:00:00Z"}}
+    handlers.cluster.change(SHOP, deleted, status=False)
+    with pytest.raises(kopf.TemporaryError, match="the clean-up failed") as caught:
+        await handlers.call("up/cleanup")
+    assert caught.value.delay == 60
+    assert await handlers.see() is None
+    await handlers.recover("default/shop/cleanup")
+    patch = await handlers.see()
+    assert patch is not None
+    assert HANDLED not in str(patch)
+    handlers.works = True
+    await handlers.call("up/cleanup")
+    assert await handlers.see() is None

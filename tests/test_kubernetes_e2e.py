@@ -7,6 +7,7 @@ import json
 import os
 import signal
 import subprocess
+import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -58,6 +59,12 @@ kopf_and_trio = pytest.mark.parametrize("kind", ["kopf", "trio"], indirect=True)
 def started(world: World) -> list[str]:
     """The steps in the order of their bodies' calls."""
     return [each.path for each in world.effects() if each.what == "start"]
+
+
+def recover(ref: str) -> None:
+    """Have a failed run go on, as somebody at a terminal does."""
+    command = [sys.executable, "-m", "asteps", "recover", f"kubernetes:{ref}", "--yes"]
+    subprocess.run(command, check=True, capture_output=True)
 
 
 # --- a life without trouble -----------------------------------------------------------------------
@@ -275,6 +282,22 @@ def test_a_failed_run_stays_failed_until_its_spec_is_another_one(
     world.none_again()
 
 
+@kopf_and_trio
+def test_a_recovered_run_goes_on_by_itself(make: MakeWorld, kind: str) -> None:
+    """Recovered by whoever looks after it, a failed run is not left to the next edit."""
+    world = make()
+    ref = world.kube.create(world.resource, "shop", {"stuck": 1})
+    world.hold.touch()
+    world.start(kind)
+    world.until_phase(ref, "Failed")
+    world.until(lambda: ("Warning", "Failed") in [event[:2] for event in world.events()])
+    world.hold.unlink()
+    recover(ref)
+    world.until_phase(ref, "Succeeded")
+    world.none_again()
+    assert started(world) == ["before0", "before1", "disk", "stuck", "stuck", *AFTER_DISK]
+
+
 @kopf_and_asyncio
 def test_two_replicas_get_there_together(make: MakeWorld, kind: str) -> None:
     """Two operators on the same objects: one at a time goes on with a run, and it ends."""
@@ -312,6 +335,27 @@ def test_a_deleted_object_is_cleaned_up_first(make: MakeWorld, kind: str) -> Non
     assert world.did("reported", "forget")
     assert len(world.did("start", "erase")) == 1
     world.until(lambda: ("Normal", "CleanedUp", "the clean-up is done") in world.events())
+
+
+@kopf_and_trio
+def test_a_clean_up_that_failed_keeps_the_object(make: MakeWorld, kind: str) -> None:
+    """Nothing is let go that was not taken away; recovered, the clean-up goes on by itself."""
+    world = make()
+    ref = world.kube.create(world.resource, "shop", {"stuck": 1})
+    world.start(kind)
+    world.until_phase(ref, "Succeeded")
+    world.hold.touch()
+    world.kube.delete(ref)
+    world.until(lambda: condition(world.status(ref), "Stalled")["status"] == "True")
+    assert world.status(ref)["phase"] == "Deleting"
+    time.sleep(2)  # for kopf's next look, and for what it would let go
+    assert not world.is_gone(ref)
+    assert len(world.did("start", "stuck", value="cleanup")) == 1
+    world.hold.unlink()
+    recover(f"{ref}/cleanup")
+    world.until(lambda: world.is_gone(ref))
+    world.none_again()
+    assert len(world.did("start", "erase")) == 1
 
 
 @kopf_and_asyncio

@@ -27,7 +27,7 @@ from ._kubernetes_pass import Object, ObjectOptions, Which, one_pass, run_id
 from ._kubernetes_queue import Queue, Sighting, backoff
 from ._kubernetes_watch import Cluster
 
-__all__ = ["Operator", "retry_after"]
+__all__ = ["Operator", "is_taken_up", "retry_after", "saves_of"]
 
 _log = logging.getLogger("asteps.kubernetes")
 
@@ -55,6 +55,24 @@ def retry_after(error: Exception, failures: int) -> float:
             return backoff(failures, chance)
         case _:
             return backoff(failures + 6, chance, most=_FOR_GOOD)
+
+
+def saves_of(obj: Mapping[str, Any] | None, field: str) -> int:
+    """The number of the last save that an object holds."""
+    try:
+        return int((obj or {})["status"][field]["seq"])
+    except (KeyError, TypeError):
+        return 0
+
+
+def is_taken_up(obj: Mapping[str, Any], field: str, id: str, *, since: int) -> bool:
+    """Whether somebody has saved a run since that save, and it has not ended."""
+    try:
+        entry = obj["status"][field]["runs"][id]
+        ended = entry["summary"]["status"] in ("done", "failed")
+        return not ended and int(entry["seq"]) > since
+    except (KeyError, TypeError):
+        return False
 
 
 class Operator:
@@ -139,18 +157,10 @@ class Operator:
         key, deleting = _key(obj), "deletionTimestamp" in meta
         seen = Sighting(str(meta.get("uid", "")), int(meta.get("generation", 0)), deleting)
         run: Which = "cleanup" if deleting else "main"
-        unfinished = self._is_unfinished(key, obj, run_id(self._ref(obj), run))
+        id, written = run_id(self._ref(obj), run), self._written.get(key, 0)
+        unfinished = is_taken_up(obj, self._field, id, since=written)
         if self._queue.see(key, seen, obj, anyio.current_time(), unfinished=unfinished):
             self._stir.set()
-
-    def _is_unfinished(self, key: str, obj: Object, id: str) -> bool:
-        """Whether somebody has saved a run since we did, and it has not ended."""
-        try:
-            entry = obj["status"][self._field]["runs"][id]
-            ended = entry["summary"]["status"] in ("done", "failed")
-            return not ended and entry["seq"] > self._written.get(key, 0)
-        except (KeyError, TypeError):
-            return False
 
     def _lose(self, key: str) -> None:
         self._queue.lose(key)
@@ -223,7 +233,7 @@ class Operator:
         outcome, seen = await one_pass(
             fn, obj, ref=ref, transport=self._cluster, run=run, options=self._options
         )
-        self._written[key] = _seq(seen, self._field)
+        self._written[key] = saves_of(seen, self._field)
         match outcome:
             case Done():
                 _log.info("%s %s: done", run, key)
@@ -274,14 +284,6 @@ def _key(obj: Object) -> str:
     meta = obj["metadata"]
     namespace = meta.get("namespace")
     return meta["name"] if namespace is None else f"{namespace}/{meta['name']}"
-
-
-def _seq(obj: Mapping[str, Any] | None, field: str) -> int:
-    """The number of the last save that an object holds."""
-    try:
-        return int((obj or {})["status"][field]["seq"])
-    except (KeyError, TypeError):
-        return 0
 
 
 def _report(error: Exception, key: str, after: float) -> None:

@@ -29,13 +29,14 @@ from .._step import Step
 from ..errors import AstepsError, MissingDependencyError
 from ..stores.kubernetes import LightkubeTransport, ObjectRef, Transport
 from ._kubernetes_crd import Resource, parse_resource
-from ._kubernetes_loop import retry_after
+from ._kubernetes_loop import is_taken_up, retry_after, saves_of
 from ._kubernetes_pass import (
     Object,
     ObjectOptions,
     Which,
     check_keywords,
-    reconcile_object,
+    one_pass,
+    run_id,
 )
 
 try:
@@ -44,6 +45,8 @@ except ModuleNotFoundError as _exc:
     raise MissingDependencyError("kopf", "kopf") from _exc
 
 __all__ = ["answer", "configure", "operate"]
+
+_STUCK = 60.0  # seconds until kopf asks again after a clean-up that has failed
 
 F = TypeVar("F", bound=Callable[[Step, Object], Awaitable[object]])
 
@@ -103,7 +106,8 @@ def operate(
 
     - done: the handler succeeds;
     - pending: it is called again when the run is due. An edit of the spec does not wait for that;
-    - failed: kopf leaves it alone until the spec changes or the operator starts again;
+    - failed: kopf leaves it alone until the spec changes or somebody recovers the run. A clean-up
+      that has failed keeps its object, until it is recovered;
     - another process is at the run, or the cluster does not answer: it is called again soon;
     - the cluster refuses the state: it is called again after half a minute or a minute;
     - the object is gone: the handler succeeds.
@@ -144,7 +148,7 @@ def operate(
 
     def decorate(fn: F) -> F:
         name = id or function_name(fn).rpartition(".")[2]
-        handlers = _Handlers(resource, fn, cleanup, transport, f"{name}/spec", options)
+        handlers = _Handlers(resource, fn, cleanup, transport, name, options)
         # kopf takes the three for one handler, whose progress outlives a change of the reason,
         # because function and id are the same: it adds the field to an id.
         kopf.on.create(*where, id=f"{name}/spec", **common)(handlers.bring_up)
@@ -152,9 +156,9 @@ def operate(
         kopf.on.update(*where, id=name, field="spec", **common)(handlers.bring_up)
         if cleanup is not None:
             kopf.on.delete(*where, id=f"{name}/cleanup", **common)(handlers.clean_up)
-        due = handlers.is_edited if when is None else kopf.all_([when, handlers.is_edited])
-        edited: dict[str, Any] = {**common, "when": due}
-        kopf.on.event(*where, id=f"{name}/edited", **edited)(handlers.hurry)
+        due = handlers.is_stirred if when is None else kopf.all_([when, handlers.is_stirred])
+        stirred: dict[str, Any] = {**common, "when": due}
+        kopf.on.event(*where, id=f"{name}/stirred", **stirred)(handlers.hurry)
         kopf.on.startup(id=f"{name}/{plural}", registry=registry)(handlers.start)
         kopf.on.cleanup(id=f"{name}/{plural}", registry=registry)(handlers.stop)
         return fn
@@ -171,17 +175,19 @@ class _Handlers:
         fn: Callable[[Step, Object], Awaitable[object]],
         cleanup: Callable[[Step, Object], Awaitable[object]] | None,
         transport: Transport | None,
-        progress: str,
+        name: str,
         options: ObjectOptions,
     ) -> None:
         self._resource = resource
         self._options = options
         self._given = transport
         self._made: LightkubeTransport | None = None
-        self._progress = progress
+        self._name = name  # of the handlers, whose progress kopf keeps under it
         self._settings: kopf.OperatorSettings | None = None
+        self._field = options.get("field", "asteps")
         self._failures: dict[str, int] = {}  # by uid
         self._driven: dict[str, int] = {}  # by uid: generation of the spec of the last pass
+        self._ended: dict[str, int] = {}  # by uid, where the last pass ended the run: its last save
 
         # kopf knows handlers that are the same by the identity of the function, and a bound
         # method is another object each time that it is looked up.
@@ -202,47 +208,80 @@ class _Handlers:
         if self._made is not None:
             await self._made.aclose()
 
-    def is_edited(self, type: str | None, body: kopf.Body, **_: Any) -> bool:
-        """Whether a handler waits for its time though the spec has been edited meanwhile."""
+    def is_stirred(self, type: str | None, body: kopf.Body, **_: Any) -> bool:
+        """Whether kopf waits, or rests, though there is something to do meanwhile."""
+        if type == "DELETED":
+            for known in (self._driven, self._failures, self._ended):
+                known.pop(str(body.metadata.get("uid")), None)
+            return False
+        return self._settings is not None and (self._is_edited(body) or self._is_recovered(body))
+
+    def _is_edited(self, body: kopf.Body) -> bool:
+        """Whether the handler waits for its time though the spec has been edited meanwhile."""
+        assert self._settings is not None  # noqa: S101 - for mypy
         meta = body.metadata
         uid, generation = str(meta.get("uid")), meta.get("generation")
-        if type == "DELETED":
-            self._driven.pop(uid, None)
-            self._failures.pop(uid, None)
-            return False
-        if self._settings is None or generation is None or meta.get("deletionTimestamp"):
+        if generation is None or meta.get("deletionTimestamp"):
             return False
         # What was driven before this process began, the status says.
         driven = self._driven.get(uid, body.get("status", {}).get("observedGeneration"))
         if driven is None or driven == generation:
             return False
         storage = self._settings.persistence.progress_storage
-        record = storage.fetch(key=cast("Any", self._progress), body=body)
+        record = storage.fetch(key=cast("Any", f"{self._name}/spec"), body=body)
         return record is not None and bool(record.get("delayed"))
+
+    def _is_recovered(self, body: kopf.Body) -> bool:
+        """Whether the run had ended, and somebody has had it go on."""
+        last = self._ended.get(str(body.metadata.get("uid")))
+        if last is None:
+            return False
+        run: Which = "cleanup" if body.metadata.get("deletionTimestamp") else "main"
+        return is_taken_up(body, self._field, run_id(self._ref(body), run), since=last)
 
     async def hurry(self, body: kopf.Body, patch: kopf.Patch, **_: Any) -> None:
         """Have the handler called at once. kopf itself would do that when its time has come."""
-        if self._settings is not None:
-            storage = self._settings.persistence.progress_storage
-            storage.purge(key=cast("Any", self._progress), body=body, patch=patch)
+        if self._settings is None:
+            return
+        deleted = bool(body.metadata.get("deletionTimestamp"))
+        key = f"{self._name}/{'cleanup' if deleted else 'spec'}"
+        persistence = self._settings.persistence
+        persistence.progress_storage.purge(key=cast("Any", key), body=body, patch=patch)
+        if not deleted and self._is_recovered(body):
+            # kopf has done with this spec. As if another one had been handled last, it has not.
+            essence = dict(persistence.diffbase_storage.fetch(body=body) or {})
+            essence["spec"] = {"recovered": saves_of(body, self._field)}
+            handled = cast("kopf.BodyEssence", essence)
+            persistence.diffbase_storage.store(body=body, patch=patch, essence=handled)
 
     async def _pass_over(
         self, fn: Callable[[Step, Object], Awaitable[object]], body: kopf.Body, run: Which
     ) -> None:
-        meta, of = body.metadata, self._resource
+        meta, ref = body.metadata, self._ref(body)
         uid = str(meta.get("uid"))
-        name = str(meta.get("name"))
-        ref = ObjectRef(of.group, of.version, of.plural, meta.get("namespace"), name)
         self._driven[uid] = int(meta.get("generation", 0))
+        self._ended.pop(uid, None)
+        transport = self._transport()
         try:
-            outcome = await reconcile_object(
-                fn, dict(body), ref=ref, transport=self._transport(), run=run, **self._options
+            outcome, seen = await one_pass(
+                fn, dict(body), ref=ref, transport=transport, run=run, options=self._options
             )
         except AstepsError as exc:
             self._failures[uid] = failures = self._failures.get(uid, 0) + 1
             raise kopf.TemporaryError(str(exc), delay=retry_after(exc, failures)) from exc
         self._failures.pop(uid, None)
+        if isinstance(outcome, Done | Failed):
+            self._ended[uid] = saves_of(seen, self._field)
+        if run == "cleanup" and isinstance(outcome, Failed):
+            # After a PermanentError kopf would let the object go, and with it what is known of it.
+            raise kopf.TemporaryError(f"the clean-up failed: {outcome.error}", delay=_STUCK)
         answer(outcome)
+
+    def _ref(self, body: kopf.Body) -> ObjectRef:
+        meta, of = body.metadata, self._resource
+        return ObjectRef(
+            of.group, of.version, of.plural, meta.get("namespace"), str(meta.get("name"))
+        )
 
     def _transport(self) -> Transport:
         if self._given is not None:
