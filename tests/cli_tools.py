@@ -230,7 +230,7 @@ def environment(**more: str) -> dict[str, str]:
     left = {
         name: value
         for name, value in os.environ.items()
-        if name not in ("NO_COLOR", "FORCE_COLOR", "PYTHONDONTWRITEBYTECODE")
+        if name not in ("NO_COLOR", "FORCE_COLOR", "PYTHONDONTWRITEBYTECODE", "PYTHONUNBUFFERED")
     }
     return {**left, "PYTHONPYCACHEPREFIX": _bytecode(), **more}
 

@@ -17,7 +17,7 @@ from ._edit import recover, rename, reset, set_result
 from ._exits import Exits, code_of
 from ._listing import runs
 from ._move import export, import_
-from ._output import write_error
+from ._output import silence, write_error
 from ._remove import prune, rm
 from ._report import report
 from ._show import show
@@ -115,7 +115,8 @@ def run(arguments: Sequence[str]) -> int:
     except KeyboardInterrupt:
         return Exits.INTERRUPTED
     except BrokenPipeError:
-        return _no_reader()
+        silence(sys.stdout)
+        return Exits.NO_READER
     except Exception as exc:  # noqa: BLE001 - the border at which errors become lines
         return _failed(exc)
     return code if isinstance(code, int) else Exits.DONE
@@ -131,7 +132,8 @@ def _open_streams() -> None:
 def _failed(error: Exception) -> int:
     code = code_of(error)
     if code is Exits.NO_READER:
-        return _no_reader()
+        silence(sys.stdout)
+        return code
     if os.environ.get("ASTEPS_DEBUG"):
         traceback.print_exc()
     message = str(error)
@@ -140,9 +142,3 @@ def _failed(error: Exception) -> int:
     if message:
         write_error(message)
     return code
-
-
-def _no_reader() -> int:
-    """Nobody reads any more: nothing is to be written either when the interpreter ends."""
-    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-    return Exits.NO_READER

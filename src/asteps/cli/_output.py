@@ -32,6 +32,7 @@ __all__ = [
     "is_styled",
     "rich_text",
     "safe_json",
+    "silence",
     "table",
     "write_document",
     "write_error",
@@ -104,7 +105,7 @@ def write_lines(lines: Iterable[Line], *, wrap: bool = False, file: TextIO | Non
         file: Where to; the standard output by default.
     """
     out = sys.stdout if file is None else file
-    with _writing():
+    with _writing(out):
         if is_styled(out):
             how = {} if wrap else {"no_wrap": True, "overflow": "ellipsis"}
             text = rich_text(lines)
@@ -125,26 +126,37 @@ def write_document(text: str, *, escape: bool) -> None:
     """
     if escape or sys.stdout.isatty():
         text = "\n".join(plain(line) for line in text.split("\n"))
-    with _writing():
+    with _writing(sys.stdout):
         sys.stdout.write(text if text.endswith("\n") else text + "\n")
         sys.stdout.flush()
 
 
 @contextmanager
-def _writing() -> Generator[None]:
+def _writing(out: TextIO) -> Generator[None]:
     try:
         yield
     except BrokenPipeError:
         raise Stop(Exits.NO_READER) from None
     except OSError as exc:
+        silence(out)
         raise Stop(Exits.STORE, f"the output cannot be written: {exc.strerror}") from exc
 
 
 def write_error(message: str) -> None:
     """Say in one line what went wrong."""
-    with suppress(OSError):  # the exit code says it, too
+    try:
         sys.stderr.write(f"asteps: {plain(message)}\n")
         sys.stderr.flush()
+    except OSError:  # the exit code says it, too
+        silence(sys.stderr)
+
+
+def silence(out: TextIO) -> None:
+    """Write nowhere from now on: not what is left in the buffer either, when the process ends."""
+    with suppress(OSError):  # it is no file
+        nowhere = os.open(os.devnull, os.O_WRONLY)
+        os.dup2(nowhere, out.fileno())
+        os.close(nowhere)
 
 
 def table(rows: Sequence[Line], right: Iterable[int] = ()) -> list[Line]:
