@@ -204,6 +204,26 @@ async def test_configmap_of_an_object_that_is_gone(cluster: MemoryCluster) -> No
     await save(store, {"": b"2"}, None)
 
 
+@pytest.mark.parametrize("again", [False, True])
+@pytest.mark.parametrize("body", ["configmap", "secret", MemoryStore])
+async def test_object_that_went_between_two_saves(
+    cluster: MemoryCluster, body: Any, again: bool
+) -> None:
+    """A run ends with its object, also where its records are not in it."""
+    store = StatusStore(
+        REF, transport=cluster.client(), body=body if isinstance(body, str) else body()
+    )
+    revision = await save(store, {"": b"1"}, None)
+    cluster.remove(REF)
+    if again:
+        cluster.make(REF)
+    with pytest.raises(StoreRefusedError, match=f"{REF} is gone, and its runs with it"):
+        await save(store, {"a": b"2"}, revision, "w2")
+    assert await store.load(RUN) is None
+    if again:
+        assert "status" not in cluster.get(REF)
+
+
 @pytest.mark.parametrize("body", ["configmap", "store"])
 async def test_status_that_cannot_be_written_is_logged(
     cluster: MemoryCluster, body: Any, caplog: pytest.LogCaptureFixture

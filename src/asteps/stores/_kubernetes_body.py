@@ -132,7 +132,11 @@ class RunsElsewhere:
             summary=summary,
         )
         complete = run is not None or not self._layout.has_view
-        await self._tell(obj, id, run or StoredRun({}, revision, summary), complete=complete)
+        told = run or StoredRun({}, revision, summary)
+        if not await self._tell(obj, id, told, complete=complete):
+            raise StoreRefusedError(
+                f"{self._kept.ref} is gone, and its runs with it"
+            ) from GoneError(f"there is no {self._kept.ref}")
         return revision
 
     async def delete(self, id: str, *, expected: str) -> None:
@@ -172,18 +176,22 @@ class RunsElsewhere:
 
     async def _tell(
         self, about: Json, id: str, run: StoredRun | None, *, complete: bool = True
-    ) -> None:
-        """Write into the status what it says of a run; the run itself is safe, or removed."""
+    ) -> bool:
+        """Write into the status what it says of a run; the run itself is safe, or removed.
+
+        Returns:
+            Whether the object is there, as far as that is known.
+        """
         try:
             if not complete:
                 run = await self._body.load(about, id)
             for _ in range(_TRIES):
                 obj = self._kept.seen or await self._kept.read()
                 if obj is None or uid_of(obj) != uid_of(about):
-                    return
+                    return False
                 new = outlined(self._layout.subtree(obj), id, run, body=self._layout.body)
                 if await self._inline.write(obj, new, id, run, self._layout.where):
-                    return
+                    return True
         except StoreError as exc:
             LOGGER.warning(
                 "run %r is %s, but %s does not show it: %s",
@@ -192,6 +200,7 @@ class RunsElsewhere:
                 self._layout.where,
                 exc,
             )
+        return True
 
 
 # --- another store ------------------------------------------------------------------------------
