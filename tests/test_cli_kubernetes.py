@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import os
+import re
 import subprocess
 import sys
 from collections.abc import Callable
@@ -69,7 +71,7 @@ def test_a_url_names_a_store_and_a_run(url: str, store: str, id: str) -> None:
         (f"{SHOP}/cleanup/cleanup", "an object is named"),
         ("kubernetes://example.com/v1/databases/default/shop", "no //"),
         (f"{SHOP}#main", "no #"),
-        (f"{SHOP}?context=prod", "no option 'context'"),
+        (f"{SHOP}?cluster=prod", "no option 'cluster'"),
         (f"{SHOP}?body", "not of the form"),
     ],
 )
@@ -91,7 +93,7 @@ def test_a_body_that_there_is_not() -> None:
 
 async def test_a_store_by_its_url() -> None:
     """The entry point's store is that of the object; nothing is reached by making it."""
-    store = from_url(f"{SHOP}?field=runs&body=gzip", create=False)
+    store = from_url(f"{SHOP}?field=runs&body=gzip&context=prod", create=False)
     assert isinstance(store, StatusStore)
     assert str(store.ref) == "example.com/v1/databases/default/shop"
     await store.aclose()
@@ -180,6 +182,46 @@ def test_looking(cli: Command, shop: tuple[Kube, str, str], tmp_path: Path) -> N
     assert cli("export", url, "-o", str(tmp_path / "shop.json")).code == 0
     state = asteps.State.decode((tmp_path / "shop.json").read_bytes())
     assert [path for path, node in state.walk() if node.failed] == ["", "disk"]
+
+
+@pytest.mark.kubernetes
+@pytest.mark.parametrize(
+    ("change", "says"),
+    [
+        (("/shop", "/shopp"), '"shopp" not found'),
+        (("databases", "databasess"), "404 page not found"),
+        (("/v1/", "/v7/"), "404 page not found"),
+    ],
+)
+def test_an_object_that_there_is_not(
+    cli: Command, shop: tuple[Kube, str, str], change: tuple[str, str], says: str
+) -> None:
+    """A slip in the name of an object is not taken for an object without runs."""
+    url = shop[1].replace(*change)
+    for words in (("show", url), ("runs", "-s", url), ("recover", url, "--yes")):
+        said = cli(*words)
+        assert (said.code, said.out) == (3, "")
+        assert said.err.startswith(f"asteps: there is no {url.partition(':')[2]}: 404 to get ")
+        assert says in said.err
+
+
+@pytest.mark.kubernetes
+def test_contexts(
+    cli: Command, shop: tuple[Kube, str, str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A context is that of the kubeconfig; without one it is the current one."""
+    _, url, id = shop
+    mine = Path(os.environ["KUBECONFIG"]).read_text()
+    other = tmp_path / "config"
+    other.write_text(re.sub(r"(?m)^current-context: .*$", "current-context: none", mine))
+    monkeypatch.setenv("KUBECONFIG", str(other))
+    found = re.search(r"(?m)^current-context: (.*)$", mine)
+    assert found is not None
+    said = cli("show", url)
+    assert (said.code, said.out) == (5, "")
+    assert "Context 'none' not found; is it the right cluster and user?" in said.err
+    assert cli("show", f"{url}?context={found[1]}").out.splitlines()[0] == f"run       {id}"
+    assert "Context 'nowhere' not found" in cli("show", f"{url}?context=nowhere").err
 
 
 @pytest.mark.kubernetes

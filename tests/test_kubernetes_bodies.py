@@ -210,9 +210,8 @@ async def test_object_that_went_between_two_saves(
     cluster: MemoryCluster, body: Any, again: bool
 ) -> None:
     """A run ends with its object, also where its records are not in it."""
-    store = StatusStore(
-        REF, transport=cluster.client(), body=body if isinstance(body, str) else body()
-    )
+    where: Any = body if isinstance(body, str) else body()
+    store = StatusStore(REF, transport=cluster.client(), body=where)
     revision = await save(store, {"": b"1"}, None)
     cluster.remove(REF)
     if again:

@@ -230,7 +230,9 @@ async def test_object_that_is_gone(cluster: MemoryCluster) -> None:
     assert await store.load(RUN) is None
     assert await store.list_runs() == []
     await store.delete(RUN, expected=revision)
-    assert (await store.inspect()).problems == ("there is no such object",)
+    assert (await store.inspect()).problems == (
+        "there is no such object: 404: example.com/v1/databases/shop/orders not found",
+    )
 
 
 # --- lost answers, errors ------------------------------------------------------------------------

@@ -24,6 +24,7 @@ except ModuleNotFoundError as _exc:
 
 __all__ = ["LightkubeCluster"]
 
+_EVERYWHERE = "*"  # lightkube's; its URL is also that of a resource that has no namespaces
 _CHUNK = 500  # objects of one answer to a listing
 _SILENCE = 240  # seconds after which the server ends a watch, and it is begun again where it was
 _LOST = _SILENCE + 60.0  # seconds after which a watch that says nothing at all is taken for dead
@@ -74,31 +75,34 @@ class LightkubeCluster:
 
     async def list(self, resource: Resource, namespace: str | None, /) -> tuple[list[Object], str]:
         """See `Cluster.list`."""
-        where = _place(resource, namespace)
-        with store._translated("list", where):
-            client: Any = await self._transport._made()
-            found: Any = client.list(
-                self._kind(resource), namespace=where.namespace, chunk_size=_CHUNK
-            )
-            objects = [dict(obj) async for obj in found]
-            return objects, found.resourceVersion
+        try:
+            with store._translated("list", resource):
+                client: Any = await self._transport._made()
+                found: Any = client.list(
+                    self._kind(resource), namespace=namespace or _EVERYWHERE, chunk_size=_CHUNK
+                )
+                objects = [dict(obj) async for obj in found]
+                return objects, found.resourceVersion
+        except GoneError as exc:
+            raise GoneError(
+                f"{exc}; has its definition been applied? `asteps crd {resource}` prints one"
+            ) from exc
 
     async def watch(
         self, resource: Resource, namespace: str | None, since: str, /
     ) -> AsyncGenerator[tuple[str, Object]]:
         """See `Cluster.watch`."""
-        where = _place(resource, namespace)
         client: Any = await self._transport._made()
         changes: Any = client.watch(
             self._kind(resource),
-            namespace=where.namespace,
+            namespace=namespace or _EVERYWHERE,
             resource_version=since,
             server_timeout=_SILENCE,
         )
         async with contextlib.aclosing(changes):
             while True:
                 change: tuple[str, Any] | None = None
-                with _noticed(where), anyio.move_on_after(_LOST):
+                with _noticed(resource), anyio.move_on_after(_LOST):
                     change = await anext(changes, None)
                 if change is None:
                     raise UnknownFateError(f"the watch of {resource} fell silent")
@@ -115,18 +119,13 @@ class LightkubeCluster:
         return self._kinds[resource]
 
 
-def _place(resource: Resource, namespace: str | None) -> ObjectRef:
-    # The URL for all namespaces is also that of a resource that has none.
-    return ObjectRef(resource.group, resource.version, resource.plural, namespace or "*", "")
-
-
 @contextlib.contextmanager
-def _noticed(where: ObjectRef) -> Generator[None]:
+def _noticed(resource: Resource) -> Generator[None]:
     """Translate what ends a watch, also where the server says so in the midst of it."""
-    with store._translated("watch", where):
+    with store._translated("watch", resource):
         try:
             yield
         except ApiError as exc:
             if getattr(exc, "response", None) is None:  # said by an event, not by an answer
-                raise GoneError(f"the watch of {where} ended: {exc!s:.500}") from exc
+                raise GoneError(f"the watch of {resource} ended: {exc!s:.500}") from exc
             raise

@@ -15,7 +15,7 @@ from ._kubernetes_view import CLEANUP, status_view
 __all__ = ["from_url", "run_of"]
 
 _HOW: Final = "; an object is named by kubernetes:group/version/plural/namespace/name"
-_OPTIONS: Final = ("body", "field")
+_OPTIONS: Final = ("body", "context", "field")
 
 
 class _Place(NamedTuple):
@@ -30,12 +30,13 @@ def from_url(url: str, /, *, create: bool = True) -> Store:  # noqa: ARG001 - no
     """The store of the object that a URL names; an entry point of the group ``asteps.stores``.
 
     ``?field=runs`` and ``?body=configmap`` are the options of its `StatusStore`. A body that is in
-    use already is found without a word, but for one in another store.
+    use already is found without a word, but for one in another store. ``?context=prod`` is a
+    context of the kubeconfig.
 
     Args:
         url: ``kubernetes:group/version/plural/namespace/name``; of an object in no namespace
             ``kubernetes:group/version/plural/name``.
-        create: Says nothing here: no object is ever made.
+        create: No object is ever made; whether it is there is asked by `open_store`.
 
     Raises:
         UsageError: It names no object.
@@ -46,12 +47,17 @@ def from_url(url: str, /, *, create: bool = True) -> Store:  # noqa: ARG001 - no
     known: tuple[Body, ...] = get_args(Body)
     if body not in known:
         raise UsageError(f"body is {', '.join(known)}, not {body!r}")
-    return StatusStore(
+    store = StatusStore(
         ref,
         body=known[known.index(body)],
         field=place.options.get("field", "asteps"),
         view=status_view(namespaced=ref.namespace is not None),
     )
+    if "context" in place.options:
+        from ..stores.kubernetes import LightkubeTransport  # noqa: PLC0415 - an extra
+
+        store._own = LightkubeTransport(context=place.options["context"])
+    return store
 
 
 def run_of(url: str, /) -> tuple[str, str]:

@@ -26,7 +26,7 @@ from ._kubernetes_transport import (
 
 try:
     import httpx2
-    from lightkube import ApiError, AsyncClient, ConfigError
+    from lightkube import ApiError, AsyncClient, ConfigError, KubeConfig
     from lightkube.core.resource import ApiInfo, ResourceDef
     from lightkube.generic_resource import GenericGlobalResource, GenericNamespacedResource
     from lightkube.types import PatchType
@@ -62,13 +62,15 @@ class LightkubeTransport:
         client: The client. Who makes it closes it: one that is given stays open. Without one,
             the first call makes one of the configuration that lightkube finds: in the cluster,
             by ``KUBECONFIG``, or in ``~/.kube/config``; `aclose` closes it.
+        context: Which context of that configuration; the current one, if none is named.
 
     Cancellation: A request that was begun is waited for, which takes no longer than the timeout of
     the client (10 s, where lightkube was told nothing else).
     """
 
-    def __init__(self, client: AsyncClient | None = None) -> None:
+    def __init__(self, client: AsyncClient | None = None, *, context: str | None = None) -> None:
         self._client = client
+        self._context = context
         self._is_ours = client is None
         self._making = Lock()
 
@@ -110,8 +112,12 @@ class LightkubeTransport:
         async with self._making:
             if self._client is None:
                 # In a thread: it reads files, and loads certificates.
-                self._client = await to_thread.run_sync(AsyncClient)
+                self._client = await to_thread.run_sync(self._connected)
             return self._client
+
+    def _connected(self) -> AsyncClient:
+        named = self._context
+        return AsyncClient(None if named is None else KubeConfig.from_env().get(named))
 
     async def _call(
         self,
@@ -160,7 +166,7 @@ def _resource(ref: ObjectRef, action: str | None) -> Any:
 
 
 @contextlib.contextmanager
-def _translated(method: str, ref: ObjectRef) -> Generator[None, None, None]:
+def _translated(method: str, ref: object) -> Generator[None, None, None]:
     """Turn what the client raises into what it means, most specific first."""
     try:
         yield
@@ -170,7 +176,7 @@ def _translated(method: str, ref: ObjectRef) -> Generator[None, None, None]:
         kind = _BY_CODE.get(code, UnknownFateError)
         if code == 500 and any(text in said for text in _TOO_LARGE):
             kind = TooLargeError
-        raise kind(f"{code} to {method} {ref}: {said:.500}") from exc
+        raise kind(f"{code} to {method} {ref}: {said.strip():.500}") from exc
     except (httpx2.ConnectError, httpx2.ConnectTimeout, httpx2.PoolTimeout) as exc:
         raise BusyServerError(f"no connection to {method} {ref}: {exc!r:.500}") from exc
     except httpx2.HTTPError as exc:

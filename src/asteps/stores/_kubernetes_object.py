@@ -53,6 +53,7 @@ class KeptObject:
     Attributes:
         ref: Which.
         seen: As it was last seen; ``None`` where that is not known.
+        missing: What the server has said where there was none.
     """
 
     def __init__(
@@ -64,6 +65,7 @@ class KeptObject:
     ) -> None:
         self.ref = ref
         self.seen: Json | None = None
+        self.missing = ""
         self._transport = transport
         self._send = send
         self._fence = fence
@@ -78,7 +80,8 @@ class KeptObject:
         transport = self._transport()
         try:
             self.seen = await transport.get(self.ref)
-        except GoneError:
+        except GoneError as exc:
+            self.missing = str(exc)
             return None
         except (DeniedError, InvalidError, TooLargeError) as exc:
             raise StoreRefusedError(f"{self.ref} cannot be read: {exc}{_hint(exc)}") from exc
@@ -144,7 +147,7 @@ class KeptObject:
 
 def _hint(exc: TransportError) -> str:
     if isinstance(exc, DeniedError):
-        return "; `asteps crd` prints the rules (RBAC) that are needed"
+        return "; is it the right cluster and user? `asteps crd` prints the rights (RBAC) it takes"
     if isinstance(exc, TooLargeError):
         return "; give the store body='gzip', or keep references to large results"
     return ""

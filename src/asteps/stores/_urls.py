@@ -7,7 +7,7 @@ import re
 from collections.abc import AsyncIterator, Callable, Generator, Mapping
 from contextlib import AbstractAsyncContextManager, asynccontextmanager, contextmanager
 from functools import partial
-from typing import Final, NamedTuple
+from typing import Final, NamedTuple, Protocol, runtime_checkable
 from urllib.parse import parse_qsl, unquote, urlsplit
 
 from anyio import CancelScope, to_thread
@@ -24,6 +24,19 @@ _SCHEME = re.compile(r"([A-Za-z][A-Za-z0-9+.-]+):", re.ASCII)
 _DATABASE = re.compile(r"\.(db|sqlite3?)", re.ASCII | re.IGNORECASE)
 _MAGIC = b"SQLite format 3\x00"
 _HOW = "; a store is named by sqlite:runs.db, file:runs/, memory:, or the path of one that is there"
+
+
+@runtime_checkable
+class _Remote(Protocol):
+    """A store of which only a server knows whether it is there."""
+
+    async def must_exist(self) -> None:
+        """Ask it.
+
+        Raises:
+            UsageError: It is not.
+        """
+        ...
 
 
 class _Place(NamedTuple):
@@ -80,6 +93,8 @@ async def _opened(url: str, create: bool) -> AsyncIterator[Store]:  # noqa: FBT0
     make = await to_thread.run_sync(_find, url, create)
     store = make()
     try:
+        if not create and isinstance(store, _Remote):
+            await store.must_exist()
         yield store
     finally:
         with CancelScope(shield=True):

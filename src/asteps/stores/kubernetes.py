@@ -250,7 +250,7 @@ class StatusStore:
         problems: list[str] = []
         size = None
         if obj is None:
-            problems.append("there is no such object")
+            problems.append(f"there is no such object: {self._object.missing}")
         else:
             size = encoded_bytes(obj)
             facts = {"body": self._body, "uid": uid_of(obj), "max bytes": self._sizes.max_bytes}
@@ -272,6 +272,16 @@ class StatusStore:
             problems=tuple(problems),
             facts=facts,
         )
+
+    async def must_exist(self) -> None:
+        """Find out whether the object is there: where it is not, there are no runs either.
+
+        Raises:
+            UsageError: It is not.
+            StoreError: It could not be read.
+        """
+        if await self._call(lambda _: self._object.read()) is None:
+            raise UsageError(f"there is no {self.ref}: {self._object.missing}")
 
     async def aclose(self) -> None:
         """See `Store.aclose`. Calls under way are carried out first."""
