@@ -242,7 +242,8 @@ class Operator:
                 _log.info("%s %s: %s waits %.1f seconds: %s", run, key, path, after, why)
                 return after
             case Failed(error=error):
-                _log.warning("%s %s: failed until its spec changes: %s", run, key, error)
+                until = "its spec changes, or it is recovered" if run == "main" else "it is recovered"
+                _log.warning("%s %s: failed, until %s: %s", run, key, until, error)
                 return None
             case None:
                 raise GoneError(f"{ref} is there no more")
