@@ -242,7 +242,7 @@ class Operator:
                 _log.info("%s %s: %s waits %.1f seconds: %s", run, key, path, after, why)
                 return after
             case Failed(error=error):
-                until = "its spec changes, or it is recovered" if run == "main" else "it is recovered"
+                until = "it is recovered" + (" or its spec changes" if run == "main" else "")
                 _log.warning("%s %s: failed, until %s: %s", run, key, until, error)
                 return None
             case None:
