@@ -187,6 +187,70 @@ async def test_lost_configmap_is_a_conflict(cluster: MemoryCluster) -> None:
     cluster.remove(CONFIGMAP)
     with pytest.raises(ConflictError):
         await save(store, {"": b"2"}, revision, "w2")
+    with pytest.raises(StateFormatError, match="are lost"):
+        await store.load(RUN)
+
+
+@pytest.mark.parametrize("body", ["configmap", "secret", "store"])
+async def test_lost_records_do_not_begin_anew(cluster: MemoryCluster, body: Any) -> None:
+    """What the status tells of and is not there is damage, until somebody says otherwise."""
+    here: Any = MemoryStore() if body == "store" else body
+    await save(StatusStore(REF, transport=cluster.client(), body=here), {"": b"1"}, None)
+    if body == "store":
+        here = MemoryStore()  # as with a slip in a path
+    else:
+        cluster.remove(CONFIGMAP if body == "configmap" else SECRET)
+    store = StatusStore(REF, transport=cluster.client(), body=here)
+    says = rf"run 'shop/orders' are lost: status.asteps of {REF} .* not in the {body} .* begin anew"
+    with pytest.raises(StateFormatError, match=says):
+        await store.load(RUN)
+    assert await store.load("shop/others") is None
+    assert await store.list_runs() == []
+    assert (await store.browse()).damaged.keys() == {RUN}
+    assert (await store.inspect()).damaged.keys() == {RUN}
+    cluster.change(REF, {"status": {"asteps": None}}, status=True)
+    assert await store.load(RUN) is None
+    await save(store, {"": b"2"}, None)
+
+
+@pytest.mark.parametrize("body", ["configmap", "store"])
+async def test_half_a_removal_is_none(cluster: MemoryCluster, body: Any) -> None:
+    """Who dies while a run is removed leaves it as it was, and never one that seems lost."""
+    transport = cluster.client()
+    here: Any = MemoryStore() if body == "store" else body
+    store = StatusStore(REF, transport=transport, body=here)
+    revision = await save(store, {"": b"1"}, None)
+
+    async def refused(call: Call) -> None:
+        if call.method == "PATCH status":
+            raise BusyServerError("429")
+
+    transport.before = refused
+    with pytest.raises(StoreUnavailableError):
+        await store.delete(RUN, expected=revision)
+    transport.before = cluster.client().before
+    assert await store.load(RUN) == StoredRun({"": b"1"}, revision, SUMMARY)
+    with pytest.raises(ConflictError):
+        await store.delete(RUN, expected="another")
+    assert the_run(cluster) == {"summary": the_run(cluster)["summary"]}
+    await store.delete(RUN, expected=revision)
+    assert await store.load(RUN) is None
+    assert (await store.inspect()).damaged == {}
+
+
+async def test_run_may_be_removed_while_it_is_looked_for(cluster: MemoryCluster) -> None:
+    """Removed by another client between the two reads of a load, a run is not taken for lost."""
+    transport = cluster.client()
+    store = StatusStore(REF, transport=transport, body="configmap")
+    revision = await save(store, {"": b"1"}, None)
+    other = StatusStore(REF, transport=cluster.client(), body="configmap")
+
+    async def remove(call: Call) -> None:
+        if call.ref.plural == "configmaps":
+            transport.before = cluster.client().before
+            await other.delete(RUN, expected=revision)
+
+    transport.before = remove
     assert await store.load(RUN) is None
 
 

@@ -18,6 +18,7 @@ from kubernetes_memory import Call, Json, MemoryCluster, MemoryTransport
 
 import asteps
 from asteps import Done, Failed, Pending, Retry, Step, UsageError
+from asteps.errors import StateFormatError
 from asteps.integrations import _kubernetes_loop as loop
 from asteps.integrations._kubernetes_crd import Resource
 from asteps.integrations._kubernetes_queue import Queue, Sighting, backoff
@@ -818,6 +819,38 @@ async def test_events_tell_of_the_first_failure_and_of_the_end(world: World) -> 
     about = event["involvedObject"]
     assert (about["name"], about["namespace"], about["kind"]) == ("shop", "default", "Database")
     assert about["uid"] == world.cluster.get(SHOP)["metadata"]["uid"]
+
+
+async def test_a_run_that_was_lost_does_not_begin_anew(world: World) -> None:
+    """Without the ConfigMap that has the run no step is begun, and one Event says what to do."""
+    bodies = 0
+
+    async def bring_up(s: Step, obj: Object) -> str:
+        nonlocal bodies
+        bodies += 1
+        s.pending(after=60)
+
+    async def clean_up(s: Step, obj: Object) -> None:
+        assert await main_state() is not None
+
+    world.cluster.make(SHOP, spec={})
+    assert isinstance(await reconciled(world, bring_up, body="configmap"), Pending)
+    world.cluster.remove("/v1/configmaps/default/shop-databases-asteps")
+    for _ in range(2):
+        with pytest.raises(StateFormatError, match="are lost"):
+            await reconciled(world, bring_up, body="configmap")
+    assert bodies == 1
+    ((reason, message),) = world.cluster.events()
+    assert reason == "StateUnreadable"
+    assert "take status.asteps out of the status" in message
+    obj = world.cluster.get(SHOP)
+    ended = await reconcile_object(
+        clean_up, obj, ref=SHOP, transport=world.client, run="cleanup", body="configmap"
+    )
+    assert isinstance(ended, Failed)
+    assert "are lost" in str(ended.error)
+    world.cluster.change(SHOP, {"status": {"asteps": None}}, status=True)
+    assert isinstance(await reconciled(world, bring_up, body="configmap"), Pending)
 
 
 async def test_events_are_not_needed(world: World) -> None:

@@ -79,9 +79,9 @@ class Teller:
             case _:
                 pass
 
-    def refused(self, message: str) -> None:
-        """The cluster does not keep the run's state, and so cannot show why either."""
-        self.told.append(Told("Warning", "StateRefused", message, f"{self._generation}"))
+    def stuck(self, reason: Literal["StateRefused", "StateUnreadable"], message: str) -> None:
+        """The run's state cannot be kept or read, and so cannot show why either."""
+        self.told.append(Told("Warning", reason, message, f"{self._generation}"))
 
     def _tell(self, path: str, message: str) -> None:
         self.told.append(Told("Warning", "StepFailed", message, f"{self._generation} {path}"))

@@ -18,7 +18,7 @@ from .._run import reconcile
 from .._state import State
 from .._step import Step
 from .._store import Store
-from ..errors import StoreError, StoreRefusedError, UsageError
+from ..errors import StateFormatError, StoreError, StoreRefusedError, UsageError
 from ..stores.kubernetes import GoneError, ObjectRef, ObjectTransport, StatusStore, Transport
 from ._kubernetes_events import Teller, post
 from ._kubernetes_view import CLEANUP, status_view
@@ -219,6 +219,7 @@ async def reconcile_object(
         ConflictError: Another process is at this run: leave it alone for a while.
         StoreRefusedError: The cluster does not take the state: it is too large, the CRD has no
             room for it, or a right is missing. An Event says so too.
+        StateFormatError: What is stored is damaged, lost or of a newer version; likewise.
         StoreError: The cluster did not answer.
         UsageError: The library was used wrongly.
 
@@ -272,7 +273,9 @@ async def one_pass(
         if same.gone:
             return None, None
         if isinstance(exc, StoreRefusedError):
-            teller.refused(str(exc))
+            teller.stuck("StateRefused", str(exc))
+        elif isinstance(exc, StateFormatError):
+            teller.stuck("StateUnreadable", str(exc))
         raise
     finally:
         _main.reset(token)

@@ -109,7 +109,8 @@ def operate(
     - failed: kopf leaves it alone until the spec changes or somebody recovers the run. A clean-up
       that has failed keeps its object, until it is recovered;
     - another process is at the run, or the cluster does not answer: it is called again soon;
-    - the cluster refuses the state: it is called again after half a minute or a minute;
+    - the cluster refuses the state, or what it has cannot be read: it is called again after half
+      a minute or a minute;
     - the object is gone: the handler succeeds.
 
     While a pass runs, kopf lets edits and deletions of its object wait: at most for ``max_wait=``

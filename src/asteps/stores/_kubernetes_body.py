@@ -4,6 +4,9 @@ There the run is saved, loaded and compared; the status says where that is, and 
 and what people see. It is written after the run, and what goes wrong with it is logged: the next
 save writes it again. That the records are elsewhere is written before the first of them is, so
 that two clients which were told different things do not each keep a run of their own.
+
+So the status never tells of a run that was not saved, and a run that it tells of and that is not
+there has been lost: it does not begin anew by itself.
 """
 
 from __future__ import annotations
@@ -99,7 +102,12 @@ class RunsElsewhere:
             return None
         if self._is_inline(obj):
             return self._inline.load_from(obj, id)
-        return await self._body.load(obj, id)
+        run = await self._body.load(obj, id)
+        if run is None and id in self._layout.subtree(obj)["runs"]:
+            obj = await self._kept.read()  # perhaps it was removed between the two
+            if obj is not None and id in self._layout.subtree(obj)["runs"]:
+                raise self._lost(id)
+        return run
 
     async def all(self) -> dict[str, StoredRun | StateFormatError]:
         """All runs; those that are damaged as the error that says so."""
@@ -108,7 +116,9 @@ class RunsElsewhere:
             return {}
         if self._is_inline(obj):
             return self._inline.all_from(obj)
-        return await self._body.all(obj, list(self._layout.subtree(obj)["runs"]))
+        known = list(self._layout.subtree(obj)["runs"])
+        found = await self._body.all(obj, known)
+        return {id: self._lost(id) for id in known} | found
 
     async def save(
         self,
@@ -146,8 +156,11 @@ class RunsElsewhere:
             return
         if self._is_inline(obj):
             obj = await self._moved()
-        await self._body.delete(obj, id, expected=expected)
-        await self._tell(obj, id, None)
+        run = await self._body.load(obj, id)
+        if run is not None and run.revision != expected:
+            raise ConflictError(id, expected, run.revision)
+        if await self._show(obj, id, None):  # first: what the status tells of must be there
+            await self._body.delete(obj, id, expected=expected)
 
     def _is_inline(self, obj: Json) -> bool:
         """Whether the status still has all: it was written, and does not say otherwise."""
@@ -174,33 +187,48 @@ class RunsElsewhere:
             "nothing was written: who else writes it all the time?"
         )
 
-    async def _tell(
-        self, about: Json, id: str, run: StoredRun | None, *, complete: bool = True
-    ) -> bool:
-        """Write into the status what it says of a run; the run itself is safe, or removed.
+    async def _tell(self, about: Json, id: str, run: StoredRun | None, *, complete: bool) -> bool:
+        """Write into the status what it says of a run, as well as it goes: the run is saved.
 
         Returns:
             Whether the object is there, as far as that is known.
         """
         try:
-            if not complete:
-                run = await self._body.load(about, id)
-            for _ in range(_TRIES):
-                obj = self._kept.seen or await self._kept.read()
-                if obj is None or uid_of(obj) != uid_of(about):
-                    return False
-                new = outlined(self._layout.subtree(obj), id, run, body=self._layout.body)
-                if await self._inline.write(obj, new, id, run, self._layout.where):
-                    return True
+            return await self._show(
+                about, id, run if complete else await self._body.load(about, id)
+            )
         except StoreError as exc:
             LOGGER.warning(
-                "run %r is %s, but %s does not show it: %s",
-                id,
-                "removed" if run is None else "saved",
-                self._layout.where,
-                exc,
+                "run %r is saved, but %s does not show it: %s", id, self._layout.where, exc
             )
         return True
+
+    async def _show(self, about: Json, id: str, run: StoredRun | None) -> bool:
+        """Write into the status what it says of a run.
+
+        Returns:
+            Whether the object is there.
+
+        Raises:
+            StoreError: It was not written.
+        """
+        for _ in range(_TRIES):
+            obj = self._kept.seen or await self._kept.read()
+            if obj is None or uid_of(obj) != uid_of(about):
+                return False
+            new = outlined(self._layout.subtree(obj), id, run, body=self._layout.body)
+            if await self._inline.write(obj, new, id, run, self._layout.where):
+                return True
+        raise StoreUnavailableError(
+            f"{self._kept.ref} was changed by others {_TRIES} times while it was to be written"
+        )
+
+    def _lost(self, id: str) -> StateFormatError:
+        return StateFormatError(
+            f"the records of run {id!r} are lost: {self._layout.where} tells of it, and they are "
+            f"not in the {self._layout.body} where they were saved. Nothing was changed: bring "
+            f"them back, or take {self._layout.place} out of the status to have its runs begin anew"
+        )
 
 
 # --- another store ------------------------------------------------------------------------------
