@@ -146,7 +146,8 @@ class MemoryCluster:
         if self.known is None:
             return status
         if self.strict and (unknown := status.keys() - self.known):
-            raise InvalidError(f'422: unknown field "status.{min(unknown)}"')
+            fields = ", ".join(f'unknown field "status.{key}"' for key in sorted(unknown))
+            raise InvalidError(f"422: patch: Invalid value: {{}}: strict decoding error: {fields}")
         return {key: value for key, value in status.items() if key in self.known}
 
     def _put(self, name: str, obj: Json) -> Json:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import re
 from collections.abc import Generator, Mapping
 from types import TracebackType
 from typing import Any, Self
@@ -47,6 +48,8 @@ _BY_CODE: Mapping[int, type[TransportError]] = {
     422: InvalidError,
     429: BusyServerError,
 }
+# Where a patch is wrong, the whole object is repeated before what is wrong with it.
+_REPEATED = re.compile(r'(?<=Invalid value: )"(?:[^"\\]|\\.){200,}"')
 # The API server passes on what etcd and its gRPC client say as a 500 without a reason: text is all
 # that tells these, which are for good, from those that may have been written.
 _TOO_LARGE = ("etcdserver: request is too large", "code = ResourceExhausted")
@@ -127,7 +130,7 @@ class LightkubeTransport:
         *,
         action: str | None = None,
     ) -> dict[str, Any]:
-        answer: Any = None
+        answer: dict[str, Any] = {}
         with _translated(method, ref):
             # What is below `AsyncClient.get` and its like: those know no `fieldValidation`.
             client: Any = (self._client or await self._made())._client
@@ -137,7 +140,7 @@ class LightkubeTransport:
             # Cancelled while it connects, httpx would leave the socket open, and later it would
             # have to connect again: rather wait for the answer, which has a timeout.
             with CancelScope(shield=True):
-                answer = await client.request(
+                found: Any = await client.request(
                     method,
                     res=kind,
                     name=None if method == "post" else ref.name,
@@ -146,9 +149,10 @@ class LightkubeTransport:
                     headers={"Content-Type": PatchType.MERGE.value} if is_patch else None,
                     params=None if method == "get" else params,
                 )
+            answer = dict(found)
         if method == "get":
             await checkpoint_if_cancelled()  # nothing has happened: the caller need not go on
-        return dict(answer)
+        return answer
 
 
 def _resource(ref: ObjectRef, action: str | None) -> Any:
@@ -176,12 +180,15 @@ def _translated(method: str, ref: object) -> Generator[None, None, None]:
         kind = _BY_CODE.get(code, UnknownFateError)
         if code == 500 and any(text in said for text in _TOO_LARGE):
             kind = TooLargeError
-        raise kind(f"{code} to {method} {ref}: {said.strip():.500}") from exc
+        said = _REPEATED.sub("(the object)", said).strip()
+        raise kind(f"{code} to {method} {ref}: {said:.500}") from exc
     except (httpx2.ConnectError, httpx2.ConnectTimeout, httpx2.PoolTimeout) as exc:
         raise BusyServerError(f"no connection to {method} {ref}: {exc!r:.500}") from exc
     except httpx2.HTTPError as exc:
         raise UnknownFateError(f"no answer to {method} {ref}: {exc!r:.500}") from exc
     except ConfigError as exc:
         raise DeniedError(f"no way to {method} {ref}: {exc!s:.500}") from exc
-    except (msgspec.MsgspecError, ValueError) as exc:
-        raise UnknownFateError(f"no answer that is JSON to {method} {ref}: {exc!r:.500}") from exc
+    except (msgspec.MsgspecError, TypeError, ValueError) as exc:
+        raise UnknownFateError(
+            f"no answer that is an object to {method} {ref}: {exc!r:.500}"
+        ) from exc

@@ -296,6 +296,8 @@ class ObjectRuns:
             await self._explain(exc, uid_of(obj))
             return False
         except InvalidError as exc:
+            if f'unknown field "{self.layout.place}' in str(exc):  # servers from 1.25 on say so
+                raise self._dropped(what, "the server refuses") from exc
             if not self.layout.refused(patch):
                 raise StoreRefusedError(f"{what} was refused: {exc}") from exc
             return False
@@ -306,7 +308,7 @@ class ObjectRuns:
         except StateFormatError:
             is_whole = False
         if not is_whole:
-            raise self._dropped(what)
+            raise self._dropped(what, "the server took the change and dropped")
         self.kept.seen = answer
         self._uid = self.layout.uid(obj)
         self.saved = run
@@ -324,12 +326,12 @@ class ObjectRuns:
             "(`asteps crd` prints it)"
         ) from InvalidError(str(exc))
 
-    def _dropped(self, what: str) -> StoreRefusedError:
+    def _dropped(self, what: str, done: str) -> StoreRefusedError:
         ref = self.kept.ref
         return StoreRefusedError(
-            f"{what} was not kept: the server took the change and dropped fields of it, because "
-            f"the schema of the CustomResourceDefinition '{ref.plural}.{ref.group}' does not have "
-            f"them in version {ref.version!r}. Declare {self.layout.place} with "
+            f"{what} was not kept: {done} fields of it, because the schema of the "
+            f"CustomResourceDefinition '{ref.plural}.{ref.group}' does not have them in version "
+            f"{ref.version!r}. Declare {self.layout.place} with "
             "x-kubernetes-preserve-unknown-fields (`asteps crd` prints the snippet)"
         )
 
