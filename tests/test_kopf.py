@@ -5,6 +5,7 @@ What comes of it on a real API server is in ``test_kubernetes_e2e.py``.
 
 from __future__ import annotations
 
+import logging
 from typing import Any, cast
 
 import kopf
@@ -43,6 +44,15 @@ def test_pending_comes_back_when_it_is_due() -> None:
     assert waits.value.delay == 12.5
     with pytest.raises(kopf.TemporaryError, match=r"^the run waits$"):
         steps.answer(Pending(1, "", "", State("r")))
+
+
+def test_to_wait_is_no_error(caplog: pytest.LogCaptureFixture) -> None:
+    """A wait is information; that kopf, too, does not call it an error, the e2e tests see."""
+    with caplog.at_level(logging.INFO), pytest.raises(kopf.TemporaryError):
+        steps.answer(Pending(12.5, "disk", "it boots", State("r")))
+    assert [(r.levelname, r.getMessage()) for r in caplog.records] == [
+        ("INFO", "'disk' waits: it boots (12.5 seconds)")
+    ]
 
 
 def test_failed_is_left_alone() -> None:

@@ -91,6 +91,9 @@ def test_a_run_is_requeued_until_it_is_done(make: MakeWorld, kind: str) -> None:
         ),
         ("Normal", "Succeeded", "the run is done"),
     ]
+    said = world.log.read_text()
+    assert "waits" in said
+    assert "ERROR" not in said  # to wait is none
 
 
 @kopf_and_trio

@@ -20,6 +20,7 @@ It needs ``asteps[kopf]``: kopf, and lightkube, by which the state is kept. kopf
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Awaitable, Callable, Mapping
 from typing import Any, TypeVar, Unpack, cast
 
@@ -44,7 +45,17 @@ try:
 except ModuleNotFoundError as _exc:
     raise MissingDependencyError("kopf", "kopf") from _exc
 
+# To wait is no error, but kopf logs every `TemporaryError` as one, except for this kind of them, by
+# which it waits for sub-handlers. It is not public; where it is no more, waits are logged so too.
+_Waits: type[kopf.TemporaryError]
+try:
+    from kopf._core.actions.execution import HandlerChildrenRetry as _Waits
+except ImportError:
+    _Waits = kopf.TemporaryError
+
 __all__ = ["answer", "configure", "operate"]
+
+_log = logging.getLogger("asteps.kubernetes")
 
 _STUCK = 60.0  # seconds until kopf asks again after a clean-up that has failed
 
@@ -59,13 +70,15 @@ def answer(outcome: Done[Any] | Failed | Pending | None, /) -> None:
 
     Raises:
         kopf.TemporaryError: The run waits; kopf calls the handler again when it is due, also after
-            a restart.
+            a restart. It is logged by asteps, and not by kopf, to which it would be an error.
         kopf.PermanentError: The run failed; kopf calls the handler again when the spec changes.
     """
     match outcome:
         case Pending(after=after, path=path, why=why):
             where = f"{path!r} waits" if path else "the run waits"
-            raise kopf.TemporaryError(f"{where}: {why}" if why else where, delay=after)
+            said = f"{where}: {why}" if why else where
+            _log.info("%s (%.1f seconds)", said, after)
+            raise _Waits(said, delay=after)
         case Failed(error=error):
             raise kopf.PermanentError(str(error))
         case _:
