@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import asyncio
 import base64
+import contextlib
 import gzip
 import json
 import random
@@ -24,6 +26,7 @@ from asteps.stores.kubernetes import (
     BusyServerError,
     DeniedError,
     ObjectRef,
+    StaleError,
     StatusStore,
     UnknownFateError,
     View,
@@ -211,6 +214,167 @@ async def test_lost_records_do_not_begin_anew(cluster: MemoryCluster, body: Any)
     cluster.change(REF, {"status": {"asteps": None}}, status=True)
     assert await store.load(RUN) is None
     await save(store, {"": b"2"}, None)
+
+
+@pytest.mark.parametrize("body", ["configmap", "secret", "store"])
+async def test_run_that_another_has_moved_meanwhile(cluster: MemoryCluster, body: Any) -> None:
+    """Who saw a run in the status, however long ago, undoes nothing when it moves it itself."""
+    here: Any = MemoryStore() if body == "store" else body
+    first = await save(StatusStore(REF, transport=cluster.client()), {"": b"1"}, None)
+    slow = StatusStore(REF, transport=cluster.client(), body=here)
+    quick = StatusStore(REF, transport=cluster.client(), body=here)
+    expected = first
+    for store in (slow, quick):
+        await store.load(RUN)
+    if body == "store":  # where revisions change with the move
+        with pytest.raises(ConflictError):
+            await save(quick, {"a": b"2"}, first, "q0")
+        moved = await quick.load(RUN)
+        assert moved is not None
+        expected = moved.revision
+    second = await save(quick, {"a": b"2"}, expected, "q1")
+    with pytest.raises(ConflictError):
+        await save(slow, {"b": b"3"}, first, "s1")
+    for store in (slow, quick):
+        assert await store.load(RUN) == StoredRun({"": b"1", "a": b"2"}, second, SUMMARY)
+
+
+@pytest.mark.parametrize("body", ["configmap", "store"])
+@pytest.mark.parametrize("when", ["look", "adopt"])
+async def test_two_that_move_a_run_at_once(cluster: MemoryCluster, body: Any, when: str) -> None:
+    """Whatever the moment at which another one moves a run and goes on, nothing of it is lost."""
+    here: Any = MemoryStore() if body == "store" else body
+    first = await save(StatusStore(REF, transport=cluster.client()), {"": b"1"}, None)
+    transport = cluster.client()
+    slow = StatusStore(REF, transport=transport, body=here)
+    quick = StatusStore(REF, transport=cluster.client(), body=here)
+    await slow.load(RUN)
+
+    async def meanwhile(call: Call) -> None:
+        if (call.method, call.ref.plural) == (
+            ("GET", "databases") if when == "look" else ("PATCH status", "databases")
+        ):
+            transport.before = cluster.client().before
+            with contextlib.suppress(ConflictError):
+                await save(quick, {"q": b"0"}, first, "q0")
+            seen = await quick.load(RUN)
+            assert seen is not None
+            await save(quick, {"a": b"2"}, seen.revision, "q1")
+
+    transport.before = meanwhile
+    with pytest.raises(ConflictError):
+        await save(slow, {"b": b"3"}, first, "s1")
+    found = await slow.load(RUN)
+    assert found is not None
+    assert (found.records["a"], "b" in found.records) == (b"2", False)
+
+
+def test_cancelled_patch_of_a_status_loses_no_run(cluster: MemoryCluster) -> None:
+    """What asyncio cuts off leaves no status behind that looks like one which never had a body."""
+
+    async def main() -> None:
+        transport = cluster.client()
+        store = StatusStore(REF, transport=transport, body="configmap")
+        revision = await save(store, {"": b"1"}, None)
+        cluster.change(REF, {"status": {"asteps": None}}, status=True)
+        await store.load(RUN)
+        sent = asyncio.Event()
+
+        async def hang(call: Call) -> None:
+            if call.method == "PATCH status":
+                sent.set()
+                transport.before = cluster.client().before
+                await asyncio.sleep(60)
+
+        transport.before = hang
+        task = asyncio.ensure_future(save(store, {"a": b"2"}, revision, "w2"))
+        await sent.wait()
+        task.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await task
+        assert cluster.get(REF)["status"]["asteps"]["body"] == "configmap"
+        again = StatusStore(REF, transport=cluster.client(), body="configmap")
+        found = await again.load(RUN)
+        assert found is not None
+        assert found.records[""] == b"1"
+        with pytest.raises(ConflictError):
+            await save(again, {"": b"3"}, None, "w3")
+
+    asyncio.run(main())
+
+
+@pytest.mark.parametrize("body", ["configmap", "store"])
+async def test_status_is_made_good_by_the_next_load(cluster: MemoryCluster, body: Any) -> None:
+    """Where the last save's word does not get into the status, who looks next writes it."""
+    here: Any = MemoryStore() if body == "store" else body
+    transport = cluster.client()
+
+    def view(viewed: Viewed) -> dict[str, Any]:
+        return {"phase": f"{len(viewed.records)} records"}
+
+    store = StatusStore(REF, transport=transport, body=here, view=view)
+    revision = await save(store, {"": b"1"}, None)
+
+    async def denied(call: Call) -> None:
+        if call.method == "PATCH status":
+            raise DeniedError("403")
+
+    transport.before = denied
+    done = Summary("f", "done", 1, None, 1.0, 2.0)
+    revision = await store.save(
+        RUN, {"a": b"2"}, expected=revision, epoch=1, write_id="w2", summary=done
+    )
+    assert cluster.get(REF)["status"]["phase"] == "1 records"
+    transport.before = cluster.client().before
+    assert await store.load(RUN) == StoredRun({"": b"1", "a": b"2"}, revision, done)
+    assert cluster.get(REF)["status"]["phase"] == "2 records"
+    assert the_run(cluster)["summary"]["status"] == "done"
+    methods(cluster)
+    await store.load(RUN)
+    assert all(method == "GET" for method, _ in methods(cluster))
+
+
+@pytest.mark.parametrize("body", ["status", "configmap", "store"])
+async def test_object_that_was_made_again_is_another_one(cluster: MemoryCluster, body: Any) -> None:
+    """A run that begins for one object does not land in the next one of its name."""
+    here: Any = MemoryStore() if body == "store" else body
+    store = StatusStore(REF, transport=cluster.client(), body=here)
+    assert await store.load(RUN) is None
+    cluster.remove(REF)
+    cluster.make(REF)
+    with pytest.raises((ConflictError, StoreRefusedError)):
+        await save(store, {"": b"1"}, None)
+    assert "status" not in cluster.get(REF)
+    assert await store.load(RUN) is None
+    await save(store, {"": b"1"}, None)
+
+
+async def test_configmap_of_another_kind_of_object(cluster: MemoryCluster) -> None:
+    """Two groups may use one name: nobody is told to delete what belongs to the other."""
+    other = cluster.make("other.org/v1/databases/shop/orders")
+    theirs = StatusStore(other, transport=cluster.client(), body="configmap")
+    revision = await save(theirs, {"": b"1"}, None)
+    ours = StatusStore(REF, transport=cluster.client(), body="configmap")
+    with pytest.raises(StoreRefusedError, match=r"\(other.org/v1 Database orders\)") as caught:
+        await save(ours, {"": b"2"}, None)
+    assert "delete" not in str(caught.value)
+    assert await theirs.load(RUN) == StoredRun({"": b"1"}, revision, SUMMARY)
+
+
+async def test_configmap_that_goes_while_it_is_made(cluster: MemoryCluster) -> None:
+    """Taken away between the answer that it is there and the look at it: tried again, not gone."""
+    transport = cluster.client()
+    store = StatusStore(REF, transport=transport, body="configmap")
+
+    async def taken(call: Call) -> None:
+        if call.method == "POST":
+            transport.before = cluster.client().before
+            raise StaleError("409: already exists")
+
+    transport.before = taken
+    with pytest.raises(StoreUnavailableError, match="was not created: 409"):
+        await save(store, {"": b"1"}, None)
+    await save(store, {"": b"1"}, None)
 
 
 @pytest.mark.parametrize("body", ["configmap", "store"])

@@ -104,8 +104,11 @@ class Programme:
     ],
     ids="-".join,
 )
-async def test_no_reported_step_runs_again(bodies: list[str], seed: int) -> None:
+async def test_no_reported_step_runs_again(
+    bodies: list[str], seed: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Each life has another client, in trouble of its own, and perhaps another idea of the body."""
+    monkeypatch.setattr("asteps.stores._kubernetes_body._PAUSES", (0.001,))
     chance = random.Random(f"{bodies} {seed}")
     cluster = MemoryCluster()
     cluster.make(REF)

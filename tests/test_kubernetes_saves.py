@@ -491,6 +491,29 @@ async def test_view_never_breaks_a_save(
     assert await store.load(RUN) == StoredRun({"": b"2", "a": b"1"}, revision, SUMMARY)
 
 
+async def test_view_of_broken_text_breaks_no_save(
+    cluster: MemoryCluster, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Text that cannot be written, such as the name of a file, is the view's own trouble."""
+    store = StatusStore(REF, transport=cluster.client(), view=lambda _: {"message": "\udcff"})
+    revision = await save(store, {"": b"1"}, None)
+    assert await store.load(RUN) == StoredRun({"": b"1"}, revision, SUMMARY)
+    assert "UnicodeEncodeError" in caplog.text
+
+
+async def test_what_makes_an_object_smaller_is_not_refused(cluster: MemoryCluster) -> None:
+    """An object that others have made too large can be made smaller."""
+    store = StatusStore(REF, transport=cluster.client(), max_bytes=10_000)
+    revision = await save(store, {"": b"1", "a": b'"%s"' % (b"x" * 4_000)}, None)
+    cluster.change(REF, {"metadata": {"annotations": {"a": "y" * 12_000}}}, status=False)
+    await store.load(RUN)
+    with pytest.raises(StoreRefusedError, match="max_bytes"):
+        await save(store, {"b": b"2"}, revision, "w2")
+    revision = await save(store, {"a": b"2"}, revision, "w3")
+    await store.delete(RUN, expected=revision)
+    assert await store.load(RUN) is None
+
+
 # --- cancellation -------------------------------------------------------------------------------
 
 

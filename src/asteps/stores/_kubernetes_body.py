@@ -15,7 +15,9 @@ import contextlib
 import hashlib
 import secrets
 from collections.abc import Generator, Mapping
-from typing import Protocol
+from typing import Any, Protocol
+
+import anyio
 
 from .._store import Store, StoredRun, Summary
 from ..errors import (
@@ -24,6 +26,7 @@ from ..errors import (
     StoreError,
     StoreRefusedError,
     StoreUnavailableError,
+    UncertainWriteError,
 )
 from ._kubernetes_object import KeptObject, uid_of
 from ._kubernetes_runs import ObjectRuns, Sizes
@@ -31,6 +34,8 @@ from ._kubernetes_status import LOGGER, StatusLayout
 from ._kubernetes_subtree import (
     Json,
     entry_of,
+    is_newer,
+    outline,
     outlined,
     run_of,
     summary_of,
@@ -41,6 +46,7 @@ __all__ = ["Body", "BodyStore", "RunsElsewhere"]
 
 _LONGEST_ID = 440  # what is added stays below the 500 characters that a store takes
 _TRIES = 3  # writes of what people see, while others write the rest of the object
+_PAUSES = (0.05, 0.2, 0.5)  # seconds between tries to tell, where the server does not answer
 _MOVES = 20  # likewise of where the records are, which has to be known
 
 
@@ -73,8 +79,17 @@ class Body(Protocol):
         """See `Store.delete`."""
         ...
 
-    async def adopt(self, obj: Json, subtree: Json) -> None:
-        """Take over what the status holds."""
+    async def look(self, obj: Json, ids: list[str]) -> object:
+        """What is there before the status is read that is to be taken over; for `adopt`."""
+        ...
+
+    async def adopt(self, obj: Json, subtree: Json, found: Any) -> bool:
+        """Take over what the status holds.
+
+        Returns:
+            Whether it was still as it was found: else somebody else has moved the runs, and
+            perhaps saved since.
+        """
         ...
 
 
@@ -94,19 +109,25 @@ class RunsElsewhere:
         self._sizes = sizes
         self._inline = ObjectRuns(kept, layout, sizes)
         self._body = body
+        self._uid: str | None = None  # of the object that was loaded or saved last
 
     async def load(self, id: str) -> StoredRun | None:
         """See `Store.load`."""
         obj = await self._kept.read()
         if obj is None:
             return None
+        self._uid = uid_of(obj)
         if self._is_inline(obj):
             return self._inline.load_from(obj, id)
         run = await self._body.load(obj, id)
-        if run is None and id in self._layout.subtree(obj)["runs"]:
-            obj = await self._kept.read()  # perhaps it was removed between the two
-            if obj is not None and id in self._layout.subtree(obj)["runs"]:
-                raise self._lost(id)
+        told = self._layout.subtree(obj)["runs"].get(id)
+        if run is None:
+            if told is not None:
+                obj = await self._kept.read()  # perhaps it was removed between the two
+                if obj is not None and id in self._layout.subtree(obj)["runs"]:
+                    raise self._lost(id)
+        elif self._layout.has_view and told != outline(run):
+            await self._tell(obj, id, run)  # whoever saved it last did not get to that
         return run
 
     async def all(self) -> dict[str, StoredRun | StateFormatError]:
@@ -131,7 +152,7 @@ class RunsElsewhere:
         summary: Summary,
     ) -> str:
         """See `Store.save`."""
-        obj = await self._moved()
+        obj = await self._moved(id)
         revision, run = await self._body.save(
             obj,
             id,
@@ -141,9 +162,10 @@ class RunsElsewhere:
             write_id=write_id,
             summary=summary,
         )
-        complete = run is not None or not self._layout.has_view
-        told = run or StoredRun({}, revision, summary)
-        if not await self._tell(obj, id, told, complete=complete):
+        self._uid = uid_of(obj)
+        if run is None and not self._layout.has_view:
+            run = StoredRun({}, revision, summary)  # of which the summary is all that is told
+        if not await self._tell(obj, id, run):
             raise StoreRefusedError(
                 f"{self._kept.ref} is gone, and its runs with it"
             ) from GoneError(f"there is no {self._kept.ref}")
@@ -155,7 +177,8 @@ class RunsElsewhere:
         if obj is None:
             return
         if self._is_inline(obj):
-            obj = await self._moved()
+            await self._inline.delete(id, expected=expected)
+            return
         run = await self._body.load(obj, id)
         if run is not None and run.revision != expected:
             raise ConflictError(id, expected, run.revision)
@@ -167,19 +190,36 @@ class RunsElsewhere:
         subtree = self._layout.subtree(obj)
         return "body" not in subtree and subtree["seq"] > 0
 
-    async def _moved(self) -> Json:
-        """The object, once its status says where the records are."""
+    async def _moved(self, id: str) -> Json:
+        """The object, once its status says where the records are, for a save of a run.
+
+        Raises:
+            ConflictError: It is another one than was looked at.
+            StoreError: It cannot be had, or not be written.
+        """
         for _ in range(_MOVES):
             obj = self._kept.seen or await self._kept.read()
             if obj is None:
                 raise StoreRefusedError(
                     f"{self._kept.ref} is gone, and its runs with it: nothing was written"
                 ) from GoneError(f"there is no {self._kept.ref}")
+            if self._uid not in {None, uid_of(obj)}:
+                raise ConflictError(id, self._uid, uid_of(obj))
             subtree = self._layout.subtree(obj)
             if "body" in subtree:
                 return obj
             if subtree["seq"] > 0:
-                await self._body.adopt(obj, subtree)
+                # The body first, and then the status anew: who moves the runs meanwhile writes the
+                # body before the status says so. What is remembered of the status may be old.
+                found = await self._body.look(obj, list(subtree["runs"]))
+                now = await self._kept.read()
+                same = now is not None and uid_of(now) == uid_of(obj)
+                if now is None or not same or self._layout.subtree(now) != subtree:
+                    continue
+                obj = now
+                if not await self._body.adopt(obj, subtree, found):
+                    self._kept.seen = None
+                    continue
             new = outlined(subtree, "", None, body=self._layout.body)
             await self._inline.write(obj, new, "", None, self._layout.where)
         raise StoreUnavailableError(
@@ -187,21 +227,33 @@ class RunsElsewhere:
             "nothing was written: who else writes it all the time?"
         )
 
-    async def _tell(self, about: Json, id: str, run: StoredRun | None, *, complete: bool) -> bool:
+    async def _tell(self, about: Json, id: str, run: StoredRun | None) -> bool:
         """Write into the status what it says of a run, as well as it goes: the run is saved.
+
+        Args:
+            about: The object that the run is about.
+            id: The run.
+            run: As it is; ``None`` where that is to be read.
 
         Returns:
             Whether the object is there, as far as that is known.
         """
-        try:
-            return await self._show(
-                about, id, run if complete else await self._body.load(about, id)
-            )
-        except StoreError as exc:
-            LOGGER.warning(
-                "run %r is saved, but %s does not show it: %s", id, self._layout.where, exc
-            )
+        for pause in (*_PAUSES, None):
+            try:
+                run = run or await self._body.load(about, id)
+                return run is None or await self._show(about, id, run)
+            except (StoreUnavailableError, UncertainWriteError) as exc:
+                if pause is None:
+                    self._not_told(id, exc)
+                else:
+                    await anyio.sleep(pause)
+            except StoreError as exc:
+                self._not_told(id, exc)
+                break
         return True
+
+    def _not_told(self, id: str, exc: StoreError) -> None:
+        LOGGER.warning("run %r is saved, but %s does not show it: %s", id, self._layout.where, exc)
 
     async def _show(self, about: Json, id: str, run: StoredRun | None) -> bool:
         """Write into the status what it says of a run.
@@ -216,7 +268,10 @@ class RunsElsewhere:
             obj = self._kept.seen or await self._kept.read()
             if obj is None or uid_of(obj) != uid_of(about):
                 return False
-            new = outlined(self._layout.subtree(obj), id, run, body=self._layout.body)
+            subtree = self._layout.subtree(obj)
+            if run is not None and is_newer(subtree["runs"].get(id), run):
+                return True  # somebody else has gone on with it, and told of that
+            new = outlined(subtree, id, run, body=self._layout.body)
             if await self._inline.write(obj, new, id, run, self._layout.where):
                 return True
         raise StoreUnavailableError(
@@ -289,25 +344,34 @@ class BodyStore:
         with _in_terms_of(id):
             await self._store.delete(_id_in_store(obj, id), expected=expected)
 
-    async def adopt(self, obj: Json, subtree: Json) -> None:
+    async def look(self, obj: Json, ids: list[str]) -> dict[str, StoredRun | None]:
+        """See `Body.look`."""
+        return {id: await self._store.load(_id_in_store(obj, id)) for id in ids}
+
+    async def adopt(self, obj: Json, subtree: Json, found: dict[str, StoredRun | None]) -> bool:
         """See `Body.adopt`. The revisions are new ones: who has an old one has to load again."""
         where = f"the status of {obj['metadata']['name']}"
-        for id in subtree["runs"]:
+        for id, old in found.items():
             entry = entry_of(subtree, id, where)
             if entry is None:
                 continue
-            key = _id_in_store(obj, id)
-            old = await self._store.load(key)
+            run = run_of(entry, id, "", where)
+            if old is not None and (old.records, old.summary) == (run.records, run.summary):
+                continue
             changes: dict[str, bytes | None] = {} if old is None else dict.fromkeys(old.records)
-            changes |= run_of(entry, id, "", where).records
-            await self._store.save(
-                key,
-                changes,
-                expected=None if old is None else old.revision,
-                epoch=entry.epoch,
-                write_id=secrets.token_hex(16),
-                summary=summary_of(entry, id, where),
-            )
+            changes |= run.records
+            try:
+                await self._store.save(
+                    _id_in_store(obj, id),
+                    changes,
+                    expected=None if old is None else old.revision,
+                    epoch=entry.epoch,
+                    write_id=secrets.token_hex(16),
+                    summary=summary_of(entry, id, where),
+                )
+            except ConflictError:
+                return False
+        return True
 
 
 @contextlib.contextmanager

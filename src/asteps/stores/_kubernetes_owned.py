@@ -9,7 +9,13 @@ from typing import cast
 import msgspec
 
 from .._store import StoredRun, Summary
-from ..errors import StateFormatError, StoreRefusedError, StoreUnavailableError, UsageError
+from ..errors import (
+    StateFormatError,
+    StoreError,
+    StoreRefusedError,
+    StoreUnavailableError,
+    UsageError,
+)
 from ._kubernetes_object import KeptObject, uid_of
 from ._kubernetes_runs import ObjectRuns, Sizes
 from ._kubernetes_subtree import Json, as_subtree, gunzipped, gzipped
@@ -29,7 +35,6 @@ OWNED: Mapping[str, tuple[str, str, str]] = {  # resource, kind, where its bytes
     "secret": ("secrets", "Secret", "data"),
 }
 _LONGEST_NAME = 253
-_TRIES = 3  # writes of what is taken over, while others write it
 
 
 def owned_ref(ref: ObjectRef, kind: str, /) -> ObjectRef:
@@ -59,6 +64,7 @@ class _OwnedLayout:
         self.place = f"{data}.{field}"
         self.where = f"{self.place} of {ref}"
         self.owner = ""  # uid of the object that the runs are about
+        self.like: tuple[object, object, object] = ("", "", "")  # its version, kind and name
         self._ref = ref
         self._data = data
         self._field = field
@@ -75,21 +81,32 @@ class _OwnedLayout:
     def subtree(self, obj: Json) -> Json:
         """See `Layout.subtree`."""
         if not self.is_owned(obj):
-            raise StoreUnavailableError(
-                f"{self._ref} is of another object, most likely one of the same name that is gone; "
-                "the cluster's garbage collector removes it, if not: delete it"
-            )
+            raise self._not_ours(obj)
         data = obj.get(self._data)
         text = cast("Json", data).get(self._field) if isinstance(data, dict) else None
         if text is None:
             return as_subtree(None, self.where)
         try:
             found: object = msgspec.json.decode(gunzipped(text))
-        except (msgspec.MsgspecError, ValueError, TypeError) as exc:
+        except (msgspec.MsgspecError, ValueError, TypeError, RecursionError) as exc:
             raise StateFormatError(
                 f"{self.where} is damaged, and was left as it is: {exc!s:.256}"
             ) from exc
         return as_subtree(found, self.where)
+
+    def _not_ours(self, obj: Json) -> StoreError:
+        owners = obj.get("metadata", {}).get("ownerReferences") or ()
+        like = {(owner.get("apiVersion"), owner.get("kind"), owner.get("name")) for owner in owners}
+        if like == {self.like}:
+            return StoreUnavailableError(
+                f"{self._ref} is of another object of the same name that is gone; the cluster's "
+                "garbage collector removes it, if not: delete it"
+            )
+        named = ", ".join(" ".join(map(str, each)) for each in sorted(like, key=str)) or "nobody"
+        return StoreRefusedError(
+            f"{self._ref} is of another object ({named}), whose state may be in it: give this "
+            "store another body="
+        )
 
     def patch(self, obj: Json, new: Json, id: str, run: StoredRun | None) -> Json:
         """See `Layout.patch`."""
@@ -170,22 +187,23 @@ class OwnedObject:
         self._about(obj)
         await self._runs.delete(id, expected=expected)
 
-    async def adopt(self, obj: Json, subtree: Json) -> None:
-        """See `Body.adopt`. What is there already is of an earlier attempt, and void."""
+    async def look(self, obj: Json, ids: list[str]) -> Json:
+        """See `Body.look`. It is made where there is none."""
         self._about(obj)
-        for _ in range(_TRIES):
-            found = await self._kept.read() or await self._create()
-            if found is not None:
-                here = self._layout.subtree(found)
-                new = {**subtree, "seq": max(subtree["seq"], here["seq"]) + 1}
-                if await self._runs.write(found, new, "", None, self._layout.where):
-                    return
-        raise StoreUnavailableError(f"{self._ref} is changed by others all the time")
+        return await self._kept.read() or await self._create()
+
+    async def adopt(self, obj: Json, subtree: Json, found: Json) -> bool:
+        """See `Body.adopt`. What is there already is of an earlier attempt, and void."""
+        here = self._layout.subtree(found)
+        new = {**subtree, "seq": max(subtree["seq"], here["seq"]) + 1}
+        return await self._runs.write(found, new, "", None, self._layout.where)
 
     def _about(self, obj: Json) -> None:
         if uid_of(obj) != self._layout.owner:
             self._kept.seen = None
+            self._runs.forget()
         self._layout.owner = uid_of(obj)
+        self._layout.like = (obj.get("apiVersion"), obj.get("kind"), obj["metadata"]["name"])
         self._owner = obj
 
     async def _read(self, obj: Json) -> Json | None:
@@ -193,8 +211,12 @@ class OwnedObject:
         found = await self._kept.read()
         return found if found is not None and self._layout.is_owned(found) else None
 
-    async def _create(self) -> Json | None:
-        """Make it, empty; ``None`` where there is none all the same."""
+    async def _create(self) -> Json:
+        """Make it, empty.
+
+        Raises:
+            StoreError: It was not made.
+        """
         obj = self._owner
         owner: Json = {key: obj.get(key) for key in ("apiVersion", "kind")}
         owner |= {"name": obj["metadata"]["name"], "uid": uid_of(obj)}
@@ -206,10 +228,15 @@ class OwnedObject:
         new = {"apiVersion": "v1", "kind": self._kind, "metadata": metadata}
         try:
             return await self._transport().create(self._ref, new)
-        except StaleError:  # somebody else has made it
-            return await self._kept.read()
+        except StaleError as exc:  # somebody else has made it, or there is no room for it just now
+            found = await self._kept.read()
+            if found is None:
+                raise StoreUnavailableError(f"{self._ref} was not created: {exc}") from exc
+            return found
         except (BusyServerError, UnknownFateError) as exc:
             # Perhaps it was created; it holds nothing, so that does not matter.
             raise StoreUnavailableError(f"{self._ref} was not created: {exc}") from exc
         except TransportError as exc:
             raise StoreRefusedError(f"{self._ref} cannot be created: {exc}") from exc
+        except Exception as exc:
+            raise StoreUnavailableError(f"{self._ref} was not created: {exc!r}") from exc

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import random
 from collections.abc import Awaitable, Callable, Mapping
 from typing import Protocol, TypeAlias
@@ -63,7 +64,7 @@ class Sizes:
             StoreRefusedError: It would be too large; nothing was sent.
         """
         size = encoded_bytes(apply_patch(obj, patch))
-        if size > self.max_bytes:
+        if size > self.max_bytes and size > encoded_bytes(obj):
             raise StoreRefusedError(
                 f"{what} would take {size:,} bytes; max_bytes is {self.max_bytes:,}, and API "
                 "servers refuse objects of some 1,500,000: give the store body='gzip', "
@@ -138,6 +139,10 @@ class ObjectRuns:
         self._sizes = sizes
         self.saved: StoredRun | None = None
         self._uid: str | None = None  # of the object that was loaded or saved last
+
+    def forget(self) -> None:
+        """Another object will be looked at."""
+        self._uid = None
 
     async def load(self, id: str) -> StoredRun | None:
         """See `Store.load`."""
@@ -249,7 +254,10 @@ class ObjectRuns:
                 await anyio.sleep(random.random() * pause)  # noqa: S311
             # It is remembered again once all has gone well.
             obj, self.kept.seen = self.kept.seen, None
-            verdict = None if obj is None else self._judged(obj, id, judge)
+            verdict: _Verdict | None = None
+            if obj is not None:
+                with contextlib.suppress(StateFormatError):  # perhaps it was repaired since
+                    verdict = self._judged(obj, id, judge)
             if obj is None or not isinstance(verdict, dict):
                 obj, self.kept.seen = await self.kept.read() or await make(), None
                 if obj is None:
@@ -296,7 +304,7 @@ class ObjectRuns:
             await self._explain(exc, uid_of(obj))
             return False
         except InvalidError as exc:
-            if f'unknown field "{self.layout.place}' in str(exc):  # servers from 1.25 on say so
+            if _names(self.layout.place, str(exc)):
                 raise self._dropped(what, "the server refuses") from exc
             if not self.layout.refused(patch):
                 raise StoreRefusedError(f"{what} was refused: {exc}") from exc
@@ -334,6 +342,11 @@ class ObjectRuns:
             f"{ref.version!r}. Declare {self.layout.place} with "
             "x-kubernetes-preserve-unknown-fields (`asteps crd` prints the snippet)"
         )
+
+
+def _names(place: str, said: str) -> bool:
+    """Whether a server does not know the field, as those from 1.25 on say."""
+    return any(f'unknown field "{place}{end}' in said for end in '".')
 
 
 def _gone(ref: ObjectRef) -> StoreRefusedError:

@@ -121,7 +121,8 @@ class StatusLayout:
     def fence(self, obj: Json) -> Json:
         """See `Layout.fence`."""
         seq = self.subtree(obj)["seq"] + 1
-        return {"status": {self._field: {"format": FORMAT, "seq": seq}}}
+        body = {"body": self.body} if self.body else {}
+        return {"status": {self._field: {"format": FORMAT, "seq": seq, **body}}}
 
     def seen(self, obj: Json, id: str, run: StoredRun) -> Json:
         """The merge-patch of what people see, as far as it changes."""
@@ -133,7 +134,7 @@ class StatusLayout:
             id, run.records, run.summary, copy.deepcopy(status), generation, uid_of(obj)
         )
         try:
-            made: Json = msgspec.to_builtins(dict(self._view(viewed)), str_keys=True)
+            made: Json = msgspec.json.decode(msgspec.json.encode(dict(self._view(viewed))))
         except Exception as exc:  # noqa: BLE001 - users' code, which no save depends on
             self._say_once("raised", "the status view of run %r raised %r", id, exc, exc_info=True)
             return {}

@@ -36,6 +36,8 @@ __all__ = [
     "entry_of",
     "gunzipped",
     "gzipped",
+    "is_newer",
+    "outline",
     "outlined",
     "removed",
     "revision_of",
@@ -61,6 +63,15 @@ class Entry(msgspec.Struct, frozen=True):
     summary: Json
     records: dict[str, str] | None = None
     gzip: str | None = None
+
+
+class _Told(msgspec.Struct, frozen=True):
+    epoch: int
+    updated_at: float
+
+
+class _Outline(msgspec.Struct, frozen=True):
+    summary: _Told
 
 
 # --- merge-patches ------------------------------------------------------------------------------
@@ -178,7 +189,7 @@ def texts_of(entry: Entry, id: str, where: str, /) -> dict[str, str]:
         return entry.records
     try:
         return msgspec.json.decode(gunzipped(entry.gzip), type=dict[str, str])
-    except (msgspec.MsgspecError, ValueError) as exc:
+    except (msgspec.MsgspecError, ValueError, RecursionError) as exc:
         raise _damaged(id, where, exc) from exc
 
 
@@ -269,9 +280,24 @@ def outlined(subtree: Json, id: str, run: StoredRun | None, /, **fields: str) ->
         if key != id
     }
     if run is not None:
-        summary: Json = msgspec.to_builtins(run.summary)
-        runs[id] = {"summary": {k: v for k, v in summary.items() if v is not None}}
+        runs[id] = outline(run)
     return {**subtree, **fields, "seq": subtree["seq"] + 1, "runs": runs}
+
+
+def outline(run: StoredRun, /) -> Json:
+    """What a status says of a run whose records lie elsewhere."""
+    summary: Json = msgspec.to_builtins(run.summary)
+    return {"summary": {key: value for key, value in summary.items() if value is not None}}
+
+
+def is_newer(told: object, run: StoredRun, /) -> bool:
+    """Whether an outline is of a later save than a run."""
+    try:
+        found = msgspec.convert(told, _Outline).summary
+    except msgspec.ValidationError:
+        return False
+    mine = run.summary
+    return (found.epoch, found.updated_at) > (mine.epoch, mine.updated_at)
 
 
 def gzipped(data: bytes, /) -> str:
