@@ -402,6 +402,19 @@ async def test_half_a_removal_is_none(cluster: MemoryCluster, body: Any) -> None
     assert (await store.inspect()).damaged == {}
 
 
+@pytest.mark.parametrize("body", ["configmap", "store"])
+async def test_run_that_has_not_moved_is_removed_where_it_is(
+    cluster: MemoryCluster, body: Any
+) -> None:
+    """To remove a run from the status moves nothing, and is no conflict."""
+    here: Any = MemoryStore() if body == "store" else body
+    revision = await save(StatusStore(REF, transport=cluster.client()), {"": b"1"}, None)
+    store = StatusStore(REF, transport=cluster.client(), body=here)
+    await store.delete(RUN, expected=revision)
+    assert await store.load(RUN) is None
+    assert "body" not in cluster.get(REF)["status"]["asteps"]
+
+
 async def test_run_may_be_removed_while_it_is_looked_for(cluster: MemoryCluster) -> None:
     """Removed by another client between the two reads of a load, a run is not taken for lost."""
     transport = cluster.client()
