@@ -2,8 +2,8 @@
 
 There the run is saved, loaded and compared; the status says where that is, and repeats the summary
 and what people see. It is written after the run, and what goes wrong with it is logged: the next
-save writes it again. That the records are elsewhere is written before the first of them is, so
-that two clients which were told different things do not each keep a run of their own.
+save or load writes it again. That the records are elsewhere is written before the first of them is,
+so that two clients which were told different things do not each keep a run of their own.
 
 So the status never tells of a run that was not saved, and a run that it tells of and that is not
 there has been lost: it does not begin anew by itself.
@@ -29,7 +29,7 @@ from ..errors import (
     UncertainWriteError,
 )
 from ._kubernetes_object import KeptObject, uid_of
-from ._kubernetes_runs import ObjectRuns, Sizes
+from ._kubernetes_runs import ObjectRuns, Sizes, gone
 from ._kubernetes_status import LOGGER, StatusLayout
 from ._kubernetes_subtree import (
     Json,
@@ -200,9 +200,7 @@ class RunsElsewhere:
         for _ in range(_MOVES):
             obj = self._kept.seen or await self._kept.read()
             if obj is None:
-                raise StoreRefusedError(
-                    f"{self._kept.ref} is gone, and its runs with it: nothing was written"
-                ) from GoneError(f"there is no {self._kept.ref}")
+                raise gone(self._kept.ref) from GoneError(f"there is no {self._kept.ref}")
             if self._uid not in {None, uid_of(obj)}:
                 raise ConflictError(id, self._uid, uid_of(obj))
             subtree = self._layout.subtree(obj)

@@ -32,7 +32,7 @@ from ._kubernetes_subtree import (
 )
 from ._kubernetes_transport import GoneError, InvalidError, ObjectRef, StaleError
 
-__all__ = ["Layout", "ObjectRuns", "Sizes"]
+__all__ = ["Layout", "ObjectRuns", "Sizes", "gone"]
 
 _Verdict: TypeAlias = str | Json | ConflictError
 _Judge: TypeAlias = Callable[[Json, Json, Entry | None], _Verdict]
@@ -211,7 +211,7 @@ class ObjectRuns:
 
         answer = await self._change(id, judge, f"run {id!r} in {self.where}", self._make)
         if answer is None:
-            raise _gone(self.kept.ref) from GoneError(f"there is no {self.kept.ref}")
+            raise gone(self.kept.ref) from GoneError(f"there is no {self.kept.ref}")
         return answer
 
     async def delete(self, id: str, *, expected: str) -> None:
@@ -349,7 +349,8 @@ def _names(place: str, said: str) -> bool:
     return any(f'unknown field "{place}{end}' in said for end in '".')
 
 
-def _gone(ref: ObjectRef) -> StoreRefusedError:
+def gone(ref: ObjectRef) -> StoreRefusedError:
+    """What a save comes to that finds no object."""
     return StoreRefusedError(f"{ref} is gone, and its runs with it: nothing was written")
 
 

@@ -239,12 +239,11 @@ def changed(
         StoreRefusedError: A record is no text.
     """
     seq = subtree["seq"] + 1
-    fields: Json = msgspec.to_builtins(summary)
     entry: Json = {
         "seq": seq,
         "writer": write_id,
         "epoch": epoch,
-        "summary": {key: value for key, value in fields.items() if value is not None},
+        "summary": _fields(summary),
     }
     texts = {key: text for key, text in before.items() if key not in changes}
     try:
@@ -286,8 +285,12 @@ def outlined(subtree: Json, id: str, run: StoredRun | None, /, **fields: str) ->
 
 def outline(run: StoredRun, /) -> Json:
     """What a status says of a run whose records lie elsewhere."""
-    summary: Json = msgspec.to_builtins(run.summary)
-    return {"summary": {key: value for key, value in summary.items() if value is not None}}
+    return {"summary": _fields(run.summary)}
+
+
+def _fields(summary: Summary) -> Json:
+    fields: Json = msgspec.to_builtins(summary)
+    return {key: value for key, value in fields.items() if value is not None}
 
 
 def is_newer(told: object, run: StoredRun, /) -> bool:
